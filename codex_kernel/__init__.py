@@ -1,0 +1,79 @@
+"""codex: a plugin kernel for training and fine-tuning language models.
+
+The names below are what plugins may import; they load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from codex_kernel._version import __version__
+
+TYPE_CHECKING = False  # typing is slow to import, and type checkers know this name
+if TYPE_CHECKING:
+    from codex_kernel.errors import CodexError as CodexError
+    from codex_kernel.errors import InputError as InputError
+    from codex_kernel.errors import NoCheckpointError as NoCheckpointError
+    from codex_kernel.errors import NonFiniteError as NonFiniteError
+    from codex_kernel.errors import PluginError as PluginError
+    from codex_kernel.errors import StorageError as StorageError
+    from codex_kernel.hookspecs import hookimpl as hookimpl
+    from codex_kernel.interfaces import IGNORE_INDEX as IGNORE_INDEX
+    from codex_kernel.interfaces import Batch as Batch
+    from codex_kernel.interfaces import BatchTokenizer as BatchTokenizer
+    from codex_kernel.interfaces import Blocks as Blocks
+    from codex_kernel.interfaces import Checkpoint as Checkpoint
+    from codex_kernel.interfaces import Checkpointer as Checkpointer
+    from codex_kernel.interfaces import CheckpointState as CheckpointState
+    from codex_kernel.interfaces import CorpusText as CorpusText
+    from codex_kernel.interfaces import Data as Data
+    from codex_kernel.interfaces import Document as Document
+    from codex_kernel.interfaces import Estimate as Estimate
+    from codex_kernel.interfaces import Estimates as Estimates
+    from codex_kernel.interfaces import EvaluateOptions as EvaluateOptions
+    from codex_kernel.interfaces import Evaluation as Evaluation
+    from codex_kernel.interfaces import GenerateRequest as GenerateRequest
+    from codex_kernel.interfaces import HiddenStates as HiddenStates
+    from codex_kernel.interfaces import Model as Model
+    from codex_kernel.interfaces import Outcome as Outcome
+    from codex_kernel.interfaces import Parts as Parts
+    from codex_kernel.interfaces import PretrainedFormat as PretrainedFormat
+    from codex_kernel.interfaces import Progress as Progress
+    from codex_kernel.interfaces import Reporter as Reporter
+    from codex_kernel.interfaces import RunContext as RunContext
+    from codex_kernel.interfaces import SavedTokenizer as SavedTokenizer
+    from codex_kernel.interfaces import StopRequest as StopRequest
+    from codex_kernel.interfaces import TextPieces as TextPieces
+    from codex_kernel.interfaces import Tokenizer as Tokenizer
+    from codex_kernel.interfaces import Trainer as Trainer
+    from codex_kernel.interfaces import TrainResult as TrainResult
+    from codex_kernel.options import Secret as Secret
+    from codex_kernel.options import option as option
+
+_HOMES = {
+    "errors": (
+        "CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"
+    ),
+    "hookspecs": "hookimpl",
+    "interfaces": (
+        "IGNORE_INDEX Batch BatchTokenizer Blocks Checkpoint Checkpointer CheckpointState CorpusText Data Document "
+        "Estimate Estimates EvaluateOptions Evaluation GenerateRequest HiddenStates Model Outcome Parts "
+        "PretrainedFormat Progress Reporter RunContext SavedTokenizer StopRequest TextPieces Tokenizer Trainer "
+        "TrainResult"
+    ),
+    "options": "Secret option",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 - the names are strings, made from the table above
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

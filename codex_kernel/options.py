@@ -1,0 +1,87 @@
+"""How a plugin class declares an option of its manifest section, and the type of an option that holds a secret.
+
+One rule: everything that a person or an editor needs to know of an option (its help, bounds, unit) is in the class.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import attrs
+from attrs import NOTHING, frozen
+
+HELP = "codex.help"
+BOUNDS = "codex.bounds"
+
+_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def option(  # noqa: PLR0913 - the bounds are JSON Schema's own words, each a keyword
+    default: Any = NOTHING,
+    *,
+    help: str,  # noqa: A002 - the field's word, as in click
+    factory: Any = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+) -> Any:
+    """Declare an option: a field of a plugin's attrs class.
+
+    Without `default` and `factory` the option is required. `gt`, `ge`, `lt`, `le` bound a number, or each number of a
+    list; `help` is one sentence with the unit. Both reach the error messages and `codex schema`.
+    """
+    bounds = {name: value for name, value in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if value is not None}
+    settings: dict[str, Any] = {"metadata": {HELP: help, BOUNDS: bounds}}
+    if factory is not None:
+        settings["factory"] = factory
+    elif default is not NOTHING:
+        settings["default"] = default
+    return attrs.field(validator=_check_bounds if bounds else None, **settings)
+
+
+_WORDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def _check_bounds(_instance: object, attribute: Any, value: Any) -> None:
+    """Raise ValueError where a number is out of the option's bounds; None is within any bounds."""
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(number, int | float):
+            continue
+        bounds = attribute.metadata[BOUNDS]
+        inside = (
+            ("gt" not in bounds or number > bounds["gt"])
+            and ("ge" not in bounds or number >= bounds["ge"])
+            and ("lt" not in bounds or number < bounds["lt"])
+            and ("le" not in bounds or number <= bounds["le"])
+        )
+        if not inside:
+            wanted = " and ".join(f"{_WORDS[name]} {limit}" for name, limit in bounds.items())
+            raise ValueError(f"expected a number {wanted}, got {number}")
+
+
+@frozen
+class Secret:
+    """A value that the manifest names as `${env:NAME}` and that is read only when it is used.
+
+    Its text and repr are the reference, so it can be logged, compared and written to the run folder.
+    """
+
+    variable: str
+
+    @classmethod
+    def parse(cls, text: str) -> Secret:
+        """Read `${env:NAME}`; raise ValueError for anything else, a secret in plain text above all."""
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            raise ValueError("expected a reference to an environment variable, ${env:NAME}, never the secret itself")
+        return cls(match.group(1))
+
+    def reveal(self) -> str:
+        """Return the secret; raise KeyError where the environment does not have it."""
+        return os.environ[self.variable]
+
+    def __str__(self) -> str:
+        return f"${{env:{self.variable}}}"

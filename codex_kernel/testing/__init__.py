@@ -1,0 +1,10 @@
+"""The test kit for plugin authors: a run to call hooks with, and a contract class per kind of plugin.
+
+One rule: it is used as a third party uses it; codex's own plugins pass the same contracts.
+"""
+
+from __future__ import annotations
+
+from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
+
+__all__ = ["NeverStop", "RecordingReporter", "make_run"]
