@@ -22,7 +22,9 @@ import venv
 from pathlib import Path
 
 if sys.version_info < (3, 11):
-    sys.exit("dev.py needs Python 3.11 or newer, this is {}.{}: run it with a newer one".format(*sys.version_info))
+    sys.exit(
+        "dev.py needs Python 3.11 or newer, this is {}.{}: run it with a newer one".format(*sys.version_info)
+    )
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -30,14 +32,14 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "dev-stamp"
 LOCK = ROOT / "requirements.lock"
-PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
-EDITABLE = [word for path in PROJECTS for word in ("-e", f"./{path.relative_to(ROOT).as_posix()}")]
-GROUPS = ["--group", "test", "--group", "lint"]
-REMEDY = "needs the network once (proxy: HTTPS_PROXY); to start afresh delete .venv; without uv: DEV_INSTALLER=pip"
-LOCK_HEADER = "# Written by `python3 dev.py lock`; used as a constraint, every hash is verified.\n"
+TORCH = ROOT / "constraints.txt"
 
-TEST = ["pytest"]
+PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+EDITABLES = [word for path in PROJECTS for word in ("-e", f"./{path.relative_to(ROOT).as_posix()}")]
+GROUPS = "--group test --group lint".split()
+
 LINT = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]]
+TEST = ["pytest"]
 JOBS = {"demo": [["codex", "run", "examples/quickstart.yaml"]], "test": [TEST], "check": [*LINT, TEST]}
 
 
@@ -45,15 +47,17 @@ def say(text: str) -> None:
     print(f"dev.py: {text}", file=sys.stderr, flush=True)
 
 
-def run(command: list, **options) -> None:
+def install(*command: object, environment: dict[str, str] | None = None) -> None:
     """Run one step of the installation, or end with the command that failed and a remedy."""
-    if subprocess.run(list(map(str, command)), cwd=ROOT, stdin=subprocess.DEVNULL, **options).returncode:
-        sys.exit(f"dev.py: failed: {' '.join(map(str, command))}\ndev.py: it {REMEDY}")
+    words = [str(word) for word in command]
+    if subprocess.run(words, cwd=ROOT, stdin=subprocess.DEVNULL, env=environment).returncode:
+        say(f"failed: {' '.join(words)}")
+        sys.exit("dev.py: it needs the network once (HTTPS_PROXY); or delete .venv, or try DEV_INSTALLER=pip")
 
 
 def fingerprint() -> str:
     """Name the state that .venv must have: the locked versions and what the projects declare."""
-    files = [LOCK, ROOT / "constraints.txt", *(path / "pyproject.toml" for path in PROJECTS)]
+    files = [LOCK, TORCH, *(path / "pyproject.toml" for path in PROJECTS)]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -73,79 +77,87 @@ def make_venv() -> None:
     try:
         venv.create(VENV, clear=True, with_pip=True, symlinks=os.name != "nt")
     except subprocess.CalledProcessError:
-        sys.exit("dev.py: this Python cannot make environments: install its venv package (Debian: python3-venv)")
+        sys.exit("dev.py: this Python makes no environments: install its venv package (Debian: python3-venv)")
 
 
-def install_uv() -> dict:
+def install_uv() -> dict[str, str]:
     """Install the one uv that the lock names, and return the environment to run it in."""
     lines = LOCK.read_text().split("\n")
     first = next(number for number, line in enumerate(lines) if line.startswith("uv=="))
     last = next(number for number in range(first, len(lines)) if not lines[number].endswith("\\"))
-    (VENV / "uv.txt").write_text("\n".join(lines[first : last + 1]))
-    run([PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", VENV / "uv.txt"])
+    only_uv = VENV / "uv.txt"
+    only_uv.write_text("\n".join(lines[first : last + 1]))
+    install(PYTHON, *"-m pip install --quiet --no-deps --require-hashes -r".split(), only_uv)
     return {"UV_FIND_LINKS": pip_find_links(), "UV_PYTHON_DOWNLOADS": "never", **os.environ}
 
 
 def sync() -> None:
-    """Bring .venv to the locked state; costs nothing when it is there already."""
+    """Bring .venv to the locked state; cheap when it is there already."""
     if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == fingerprint():
         return
     make_venv()
     say("installing the locked packages (1.7 GB on disk; 20 seconds with a warm cache, minutes without)")
     if os.environ.get("DEV_INSTALLER") == "pip":
-        pip = [PYTHON, "-m", "pip", "install", "--progress-bar", "off"]
-        run([*pip, "--no-deps", "--require-hashes", "-r", LOCK])
-        run([*pip, "-r", "constraints.txt"])
-        run([*pip, "--no-deps", "--no-build-isolation", *EDITABLE])
+        pip = [PYTHON, *"-m pip install --progress-bar off".split()]
+        install(*pip, "--no-deps", "--require-hashes", "-r", LOCK)
+        install(*pip, "-r", TORCH)
+        install(*pip, "--no-deps", "--no-build-isolation", *EDITABLES)
     else:
         environment = install_uv()
-        locked = ["-c", LOCK, "-c", "constraints.txt", "--build-constraints", LOCK]
-        run([BIN / "uv", "pip", "install", "--python", PYTHON, *locked, *EDITABLE, *GROUPS], env=environment)
+        locked = ["-c", LOCK, "-c", TORCH, "--build-constraints", LOCK]
+        uv = [BIN / "uv", *"pip install --python".split(), PYTHON]
+        install(*uv, *locked, *EDITABLES, *GROUPS, environment=environment)
     STAMP.write_text(fingerprint())
 
 
-def lock(arguments: list) -> None:
+def lock(*arguments: str) -> None:
     """Resolve the kernel, every plugin, the groups and the build tools for all systems and Pythons at once."""
     make_venv()
-    environment = {**install_uv(), "UV_FIND_LINKS": ""}  # no wheel of this machine alone
-    command = [BIN / "uv", "--config-file", "lock.toml", "pip", "compile", "-", *GROUPS, "-c", "constraints.txt"]
-    command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-package", "torch"]
-    command += ["--no-header", "--no-annotate", "--quiet", "-o", LOCK, *arguments]
-    inputs = "hatchling\neditables\nuv\n" + "".join(f"-e ./{path.relative_to(ROOT)}\n" for path in PROJECTS)
-    if subprocess.run(command, cwd=ROOT, env=environment, input=inputs, text=True, stdout=subprocess.DEVNULL).returncode:
+    environment = {**install_uv(), "UV_FIND_LINKS": ""}  # else a wheel that only this machine has gets in
+    options = "--universal --python-version 3.11 --generate-hashes --no-emit-package torch --no-header --no-annotate"
+    uv = [str(BIN / "uv"), *"--config-file lock.toml --quiet pip compile -".split(), *options.split()]
+    command = [*uv, *GROUPS, "-c", str(TORCH), "-o", str(LOCK), *arguments]
+    wanted = "\n".join(["hatchling", "editables", "uv", *(f"-e {path}" for path in EDITABLES[1::2])])
+    if subprocess.run(command, cwd=ROOT, env=environment, input=wanted.encode()).returncode:
         sys.exit("dev.py: no solution; the lines above say which requirements disagree")
-    lines = LOCK.read_text().splitlines(keepends=True)
-    LOCK.write_text(LOCK_HEADER + "".join(line for line in lines if not line.startswith(("-", "#"))))
+    pins = [line for line in LOCK.read_text().splitlines() if not line.startswith(("-e", "#"))]
+    header = "# Written by `python3 dev.py lock`, used as a constraint; every hash is verified."
+    LOCK.write_text("\n".join([header, *pins, ""]))
 
 
-def job_environment(job: str) -> dict:
+def job_environment(job: str) -> dict[str, str]:
     """Put .venv first on PATH; on few or shared cores torch's threads must neither spin nor multiply."""
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "VIRTUAL_ENV": str(VENV)}
     environment["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
     return {**environment, "OMP_NUM_THREADS": "1"} if job in {"test", "check"} else environment
 
 
-def perform(commands: list, environment: dict) -> None:
-    """Run every command, also after one that failed; a single command takes this process over."""
-    if len(commands) == 1 and os.name == "posix":  # so that Ctrl-C and SIGTERM reach the run itself, which saves
-        os.execvpe(commands[0][0], commands[0], environment)
+def perform(commands: list[list[str]], environment: dict[str, str]) -> None:
+    """Run every command, also after one that failed; a single one takes this process over."""
     failed = []
-    for command in commands:
-        say(" ".join(command))
-        if subprocess.run([shutil.which(command[0], path=environment["PATH"]), *command[1:]], env=environment).returncode:
-            failed.append(" ".join(command))
+    for name, *arguments in commands:
+        words = " ".join([name, *arguments])
+        say(words)
+        program = shutil.which(name, path=environment["PATH"]) or sys.exit(
+            f"dev.py: there is no command {name}"
+        )
+        if len(commands) == 1 and os.name == "posix":
+            # Ctrl-C and SIGTERM then reach the run itself, which saves a checkpoint.
+            os.execve(program, [name, *arguments], environment)
+        if subprocess.run([program, *arguments], env=environment).returncode:
+            failed.append(words)
     if failed:
-        sys.exit(f"dev.py: failed: {'; '.join(failed)}")
+        sys.exit("\n".join(f"dev.py: failed: {words}" for words in failed))
 
 
 def main(job: str = "", *arguments: str) -> None:
     if job not in {*JOBS, "sync", "exec", "lock"} or (job == "exec" and not arguments):
         sys.exit(__doc__)
-    if sys.stdin is None:  # closed: the first file opened later would become the standard input of a child
-        os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
+    if sys.stdin is None:  # closed: the next file opened would become the standard input of the job
+        os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # noqa: FBT003 - it has no name
     os.chdir(ROOT)
     if job == "lock":
-        lock(list(arguments))
+        lock(*arguments)
         return
     sync()
     if job == "exec":

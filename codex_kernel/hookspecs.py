@@ -84,11 +84,12 @@ class ModelSpecs:
 
     @hookspec(firstresult=True)
     def codex_model(self, run: RunContext, tokenizer: Tokenizer, materialize: bool) -> Model | None:  # noqa: FBT001 - pluggy passes by name
-        """Give the model: after the tokenizer, on every rank, on the CPU; the random generators are seeded.
+        """Give the model: after the tokenizer, on every rank, on the CPU; the trainer has seeded the random generators.
 
         tokenizer: for the number of embedding rows and the special ids.
         materialize: False where shapes are enough (`codex plan`): the call then stands under `torch.device("meta")`,
             so build from a configuration and read no weights. A plugin may ignore it.
+        The trainer's plugin may wrap this hook too: it seeds its library's generators and sets the device.
         Returns None to leave the answer to another plugin. An adapter (LoRA, quantisation, freezing) is a
         `@hookimpl(wrapper=True)` of this hook: it yields, gets the model, and returns the changed one;
         `adapters: [quant, lora]` gives lora(quant(model)).
@@ -120,11 +121,12 @@ class TrainerSpecs:
 
     @hookspec(firstresult=True)
     def codex_generate(
-        self, run: RunContext, parts: Parts, state: CheckpointState, request: GenerateRequest
+        self, run: RunContext, model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
     ) -> TextPieces | None:
         """Continue a prompt with the model of a checkpoint; called by `codex generate` alone.
 
-        parts: as for the trainer. state: the checkpoint; its model part is not yet in `parts.model`.
+        The model's plugin is asked first, then the adapters', then the trainer's.
+        model, tokenizer: as the run built them. state: the checkpoint; its model part is not yet in `model`.
         request: the prompt and how to sample.
         Returns an iterator over pieces of text, without the prompt; None: this plugin cannot generate.
         """

@@ -380,7 +380,10 @@ class Estimates(Protocol):
 
 @frozen
 class GenerateRequest:
-    """What `codex generate` was asked for; `temperature` 0 takes the likeliest token, None for a limit means off."""
+    """What `codex generate` was asked for; `temperature` 0 takes the likeliest token, None for a limit means off.
+
+    `context_tokens` is the length that the model was trained on: no more tokens than that are read at once.
+    """
 
     prompt: str
     max_new_tokens: int
@@ -388,6 +391,7 @@ class GenerateRequest:
     top_k: int | None
     top_p: float | None
     seed: int
+    context_tokens: int
 
 
 @frozen
