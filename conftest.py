@@ -1,0 +1,36 @@
+"""What every test runs under: one thread, no network, and nothing left behind for the next test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test imports torch or a Hugging Face library, and for the programs that tests start.
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+_EXPECTED_CHANGES = {"PYTEST_CURRENT_TEST"}
+
+
+def _surroundings() -> dict[str, str]:
+    variables = {name: value for name, value in os.environ.items() if name not in _EXPECTED_CHANGES}
+    return {**variables, "the working directory": str(Path.cwd())}
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace():
+    """Fail a test that leaves another environment or working directory behind, and put both back."""
+    before = _surroundings()
+    yield
+    after = _surroundings()
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    for name in changed:
+        if name == "the working directory":
+            os.chdir(before[name])
+        elif name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+    if changed:
+        pytest.fail(f"the test changed {', '.join(changed)} and did not put it back (monkeypatch does)")
