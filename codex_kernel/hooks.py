@@ -1,0 +1,252 @@
+"""The hooks of one run: a typed front of pluggy, with what pluggy leaves out.
+
+One rule: a provider's error ends the run and names its plugin; an observer's error never does, unless its section says
+so. pluggy's own calls are untyped, stop at the first exception, and do not say whose it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pluggy
+from attrs import define, field, frozen
+
+from codex_kernel import hookspecs
+from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.interfaces import (
+    Checkpoint,
+    Checkpointer,
+    CheckpointState,
+    CorpusText,
+    Document,
+    Evaluation,
+    GenerateRequest,
+    Model,
+    Outcome,
+    Parts,
+    Progress,
+    RunContext,
+    TextPieces,
+    Tokenizer,
+    Trainer,
+)
+
+FAILURES_BEFORE_DETACHING = 3
+
+
+@frozen
+class ObserverFailure:
+    """A failed call of an observer; `detached` says that it will not be called again, `fatal` that the run must end."""
+
+    plugin: str
+    hook: str
+    error: BaseException
+    detached: bool
+    fatal: bool
+
+    def __str__(self) -> str:
+        text = f"{self.plugin} failed in {self.hook}: {type(self.error).__name__}: {self.error}"
+        return f"{text}; it is detached from this run" if self.detached else text
+
+
+@define(eq=False)
+class Hooks:
+    """The plugins of one run, and a method for each hook."""
+
+    on_observer_failure: Callable[[ObserverFailure], None] = field(default=lambda _failure: None)
+    _pm: pluggy.PluginManager = field(init=False)
+    _labels: dict[int, str] = field(init=False, factory=dict)
+    _strict: set[int] = field(init=False, factory=set)
+    _failures: dict[int, int] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._pm = pluggy.PluginManager("codex")
+        for specs in hookspecs.SPECS:
+            self._pm.add_hookspecs(specs)
+
+    def register(self, plugin: object, label: str, *, fail_with_run: bool = False) -> None:
+        """Add a plugin; raise PluginError where a hook is misspelt or takes what no hook has.
+
+        label: kind, name and distribution, for messages. fail_with_run: an error of this observer ends the run.
+        A plugin registered later is asked first, and wraps those before it.
+        """
+        _check_signatures(plugin, label)
+        try:
+            self._pm.register(plugin, name=f"{label} #{len(self._labels)}")
+            self._pm.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise PluginError(
+                f"{label} does not fit the hooks of this kernel: {reason}", remedy="see docs/reference/hooks.md"
+            ) from error
+        self._labels[id(plugin)] = label
+        if fail_with_run:
+            self._strict.add(id(plugin))
+
+    # ── providers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def preflight(self, base: Path, cache: Path) -> Iterator[tuple[object, str]]:
+        """Yield (plugin, problem) for everything that the plugins find wrong."""
+        for impl in self._pm.hook.codex_preflight.get_hookimpls():
+            for problem in self._call(impl, {"base": base, "cache": cache}) or ():
+                yield impl.plugin, problem
+
+    def dataset(self, run: RunContext) -> Iterable[Document]:
+        """Return the documents."""
+        return self._provide("codex_dataset", run=run)  # type: ignore[no-any-return] # pluggy is untyped
+
+    def tokenizer(self, run: RunContext, corpus: CorpusText | None, saved: Path | None) -> Tokenizer:
+        """Return the tokenizer."""
+        return self._provide("codex_tokenizer", run=run, corpus=corpus, saved=saved)  # type: ignore[no-any-return]
+
+    def model(self, run: RunContext, tokenizer: Tokenizer, *, materialize: bool) -> Model:
+        """Return the model, wrapped by the adapters."""
+        return self._provide("codex_model", run=run, tokenizer=tokenizer, materialize=materialize)  # type: ignore[no-any-return]
+
+    def checkpointer(self, run: RunContext, folder: Path) -> Checkpointer:
+        """Return the checkpointer."""
+        return self._provide("codex_checkpointer", run=run, folder=folder)  # type: ignore[no-any-return]
+
+    def trainer(self, run: RunContext, parts: Parts) -> Trainer:
+        """Return the trainer."""
+        return self._provide("codex_trainer", run=run, parts=parts)  # type: ignore[no-any-return]
+
+    def generate(
+        self, run: RunContext, model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
+    ) -> TextPieces:
+        """Return the continuation of a prompt, piece by piece."""
+        return self._provide(  # type: ignore[no-any-return]
+            "codex_generate", run=run, model=model, tokenizer=tokenizer, state=state, request=request
+        )
+
+    def metric(self, evaluation: Evaluation) -> dict[str, float]:
+        """Return the metrics of all metric plugins together; raise PluginError where two give the same name."""
+        metrics: dict[str, float] = {}
+        for impl in self._pm.hook.codex_metric.get_hookimpls():
+            for name, value in (self._call(impl, {"evaluation": evaluation}) or {}).items():
+                if name in metrics:
+                    raise PluginError(f"{self._labels[id(impl.plugin)]} gives the metric {name!r}, which another one gives")
+                metrics[name] = value
+        return metrics
+
+    def _provide(self, hook: str, **arguments: Any) -> Any:
+        """Call a firstresult hook; raise PluginError, with the plugin's name, where it fails or nobody answers."""
+        caller = getattr(self._pm.hook, hook)
+        try:
+            answer = caller(**arguments)
+        except (CodexError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise self._failed(hook, error, caller.get_hookimpls()) from error
+        if answer is None:
+            raise PluginError(f"no plugin of this manifest implements {hook}", remedy="codex plugins list shows what is there")
+        return answer
+
+    def _call(self, impl: Any, arguments: Mapping[str, Any]) -> Any:
+        """Call one implementation; raise PluginError, with the plugin's name, where it fails."""
+        try:
+            return impl.function(*(arguments[name] for name in impl.argnames))
+        except (CodexError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise self._failed(impl.function.__name__, error, [impl]) from error
+
+    def _failed(self, hook: str, error: BaseException, impls: Iterable[Any]) -> PluginError:
+        """Say whose exception it is: that of the innermost implementation in the traceback."""
+        labels = {impl.function.__code__: self._labels[id(impl.plugin)] for impl in impls}
+        owner, frame = "a plugin", error.__traceback__
+        while frame is not None:
+            owner, frame = labels.get(frame.tb_frame.f_code, owner), frame.tb_next
+        text = str(error).strip().split("\n", maxsplit=1)[0]
+        return PluginError(
+            f"{owner} failed in {hook}: {type(error).__name__}: {text}", remedy="--debug shows the traceback"
+        )
+
+    # ── observers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run_started(self, run: RunContext, settings: Mapping[str, object]) -> None:
+        """Tell the observers that a run starts or goes on."""
+        self._notify("codex_run_started", run=run, settings=settings)
+
+    def activity(self, run: RunContext, name: str, done: float, total: float | None, unit: str) -> None:
+        """Tell the observers how far a piece of work is."""
+        self._notify("codex_activity", run=run, name=name, done=done, total=total, unit=unit)
+
+    def metrics(
+        self, run: RunContext, step: int, metrics: Mapping[str, float], split: str, progress: Progress
+    ) -> None:
+        """Give the observers a record of metrics."""
+        self._notify("codex_metrics", run=run, step=step, metrics=metrics, split=split, progress=progress)
+
+    def collect_metrics(self, run: RunContext, step: int) -> dict[str, float]:
+        """Ask the observers for metrics of the machine."""
+        collected: dict[str, float] = {}
+        for answer in self._notify("codex_collect_metrics", run=run, step=step):
+            collected.update(answer)
+        return collected
+
+    def event(self, run: RunContext, name: str, fields: Mapping[str, object]) -> None:
+        """Give the observers an event."""
+        self._notify("codex_event", run=run, name=name, fields=fields)
+
+    def checkpoint_saved(self, run: RunContext, checkpoint: Checkpoint) -> None:
+        """Tell the observers of a checkpoint."""
+        self._notify("codex_checkpoint_saved", run=run, checkpoint=checkpoint)
+
+    def run_finished(self, run: RunContext, outcome: Outcome) -> None:
+        """Tell the observers that the run is over."""
+        self._notify("codex_run_finished", run=run, outcome=outcome)
+
+    def _notify(self, hook: str, **arguments: Any) -> list[Any]:
+        """Call every observer by itself, in pluggy's order; return the answers that are not None."""
+        answers = []
+        for impl in reversed(getattr(self._pm.hook, hook).get_hookimpls()):
+            try:
+                answer = impl.function(*(arguments[name] for name in impl.argnames))
+            except BaseException as error:  # noqa: BLE001 - an observer may raise anything, and the run must go on
+                self._note_failure(impl.plugin, hook, error)
+                continue
+            self._failures.pop(id(impl.plugin), None)
+            if answer is not None:
+                answers.append(answer)
+        return answers
+
+    def _note_failure(self, plugin: object, hook: str, error: BaseException) -> None:
+        """Count a failure in a row, detach the observer at the third, and report it."""
+        count = self._failures[id(plugin)] = self._failures.get(id(plugin), 0) + 1
+        fatal = id(plugin) in self._strict
+        detached = not fatal and count >= FAILURES_BEFORE_DETACHING
+        if detached:
+            self._pm.unregister(plugin)
+        self.on_observer_failure(ObserverFailure(self._labels[id(plugin)], hook, error, detached, fatal))
+
+
+def _check_signatures(plugin: object, label: str) -> None:
+    """Raise PluginError for implementations that pluggy accepts and then never calls as their author meant."""
+    for name, function in inspect.getmembers(type(plugin), inspect.isfunction):
+        if not hasattr(function, "codex_impl"):
+            continue
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise PluginError(f"{label}: {name} is async, hooks are plain functions", remedy="write def, not async def")
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                raise PluginError(
+                    f"{label}: {name} takes {parameter.name!r} by keyword only, hooks pass by position",
+                    remedy="remove the * from its parameters",
+                )
+            if parameter.default is not parameter.empty and parameter.name not in _parameters(name):
+                raise PluginError(
+                    f"{label}: {name} takes {parameter.name!r}, which the hook does not have",
+                    remedy=f"the hook has {', '.join(_parameters(name))}",
+                )
+
+
+def _parameters(hook: str) -> list[str]:
+    """Return the parameters that a hook's specification has."""
+    for specs in hookspecs.SPECS:
+        if spec := getattr(specs, hook, None):
+            return [name for name in inspect.signature(spec).parameters if name != "self"]
+    return []
