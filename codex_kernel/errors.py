@@ -42,13 +42,15 @@ class Problem:
     """One fault in what the user wrote.
 
     `where` is `file:line:column` or the override it came from; `path` is the place in the manifest (`$.trainer.lr`),
-    empty where the file as a whole is at fault; `hint` says how to mend it, None where the message does.
+    empty where the file as a whole is at fault; `hint` says how to mend it, None where the message does. `plugin` marks
+    a fault that lies in what is installed, not in what is written.
     """
 
     where: str
     path: str
     message: str
     hint: str | None = None
+    plugin: bool = False
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -58,7 +60,10 @@ class Problem:
 
 
 class ManifestError(InputError):
-    """The manifest has faults; `problems` holds all of them, in the order of the file."""
+    """The manifest has faults; `problems` holds all of them, in the order of the file.
+
+    Where all of them lie in the plugins, the exit code is that of a PluginError.
+    """
 
     shown = 20
 
@@ -68,6 +73,8 @@ class ManifestError(InputError):
         if len(self.problems) > self.shown:
             lines.append(f"… and {len(self.problems) - self.shown} more")
         super().__init__("\n".join(lines))
+        if all(problem.plugin for problem in self.problems):
+            self.exit_code = PluginError.exit_code
 
 
 class LockedError(CodexError):

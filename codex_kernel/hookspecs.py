@@ -125,7 +125,7 @@ class TrainerSpecs:
     ) -> TextPieces | None:
         """Continue a prompt with the model of a checkpoint; called by `codex generate` alone.
 
-        The model's plugin is asked first, then the adapters', then the trainer's.
+        The adapters' plugins are asked first, then the model's, then the trainer's.
         model, tokenizer: as the run built them. state: the checkpoint; its model part is not yet in `model`.
         request: the prompt and how to sample.
         Returns an iterator over pieces of text, without the prompt; None: this plugin cannot generate.

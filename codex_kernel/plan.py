@@ -1,0 +1,144 @@
+"""From a manifest and what is installed to the plugins of a run, options checked.
+
+One rule: nothing is built and nothing heavy is imported here; all faults are found, not only the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from codex_kernel.catalog import Catalog, Entry
+from codex_kernel.errors import ManifestError, PluginError, Problem
+from codex_kernel.hooks import Hooks
+from codex_kernel.loading import load
+from codex_kernel.manifest import Manifest, Section, as_mapping
+from codex_kernel.structure import structure, unstructure
+
+
+@frozen(eq=False)
+class Chosen:
+    """A section of the manifest, the installed entry it names, and the plugin made from its options."""
+
+    section: Section
+    entry: Entry
+    plugin: object
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the section with every option written out."""
+        kind = {"on_error": self.section.on_error} if self.section.kind == "logger" else {}
+        return {"type": self.section.full_type, **kind, **unstructure(self.plugin)}
+
+
+@frozen(eq=False)
+class Plan:
+    """A run, ready to be built: the manifest and its plugins, in the order of the manifest."""
+
+    manifest: Manifest
+    chosen: tuple[Chosen, ...]
+
+    def of_kind(self, kind: str) -> list[Chosen]:
+        """Return the plugins of a kind, in the order of the manifest."""
+        return [chosen for chosen in self.chosen if chosen.section.kind == kind]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the manifest with every default written out: the same run again, whatever the defaults become."""
+        return as_mapping(self.manifest, {chosen.section.path: chosen.resolved() for chosen in self.chosen})
+
+    def hooks(self) -> Hooks:
+        """Register the plugins, in an order that pluggy's last-in-first-out turns into ours.
+
+        An adapter wraps the model and the adapters before it; loggers are called in the order of the manifest.
+        """
+        hooks = Hooks()
+        for kind in ("trainer", "model", "adapter", "checkpointer", "tokenizer", "dataset", "metric"):
+            for chosen in self.of_kind(kind):
+                hooks.register(chosen.plugin, str(chosen.entry))
+        for chosen in reversed(self.of_kind("logger")):
+            fails = chosen.section.on_error == "fail"
+            hooks.register(chosen.plugin, str(chosen.entry), fail_with_run=fails)
+        return hooks
+
+    def lock(self) -> dict[str, Any]:
+        """Return what `plugins.lock.json` says of the plugins."""
+        rows = [
+            {
+                "kind": chosen.entry.kind,
+                "name": chosen.entry.name,
+                "target": chosen.entry.target,
+                "distribution": chosen.entry.distribution,
+                "version": chosen.entry.version,
+                "record_sha256": _record_sha256(chosen.entry.metadata),
+            }
+            for chosen in self.chosen
+        ]
+        return {"schema": 1, "plugins": rows}
+
+
+def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Plan:
+    """Choose and make the plugins of a manifest; raise ManifestError with `problems` and all that are found here."""
+    chosen = [one for section in manifest.sections() if (one := _choose(section, catalog, problems))]
+    if problems:
+        raise ManifestError(problems)
+    return Plan(manifest, tuple(chosen))
+
+
+def _choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chosen | None:
+    """Make the plugin of one section; add what is wrong to `problems`."""
+    try:
+        entry = catalog.find(section.kind, section.type, section.distribution)
+        plugin_class = load(entry)
+    except PluginError as error:
+        problems.append(Problem(section.where, section.path, error.message, error.remedy, plugin=True))
+        # The traceback of a plugin that does not import is worth having under --debug.
+        if error.__cause__ is not None and len(problems) == 1:
+            raise ManifestError(problems) from error
+        return None
+    plugin = structure(plugin_class, section.options, section.path, problems)
+    return None if plugin is None else Chosen(section, entry, plugin)
+
+
+def preflight(plan: Plan, hooks: Hooks, base: Path, cache: Path) -> None:
+    """Ask the plugins what would go wrong later; raise ManifestError with all of it."""
+    sections = {id(chosen.plugin): chosen.section for chosen in plan.chosen}
+    problems = [
+        Problem(sections[id(plugin)].where, sections[id(plugin)].path, message)
+        for plugin, message in hooks.preflight(base, cache)
+    ]
+    if problems:
+        raise ManifestError(problems)
+
+
+def _record_sha256(metadata: Path) -> str | None:
+    """Return the hash of a distribution's list of files; None where it has none."""
+    record = metadata / "RECORD"
+    return hashlib.sha256(record.read_bytes()).hexdigest() if record.exists() else None
+
+
+def changed_plugins(lock: dict[str, Any], plan: Plan) -> Iterator[str]:
+    """Yield one line for each plugin that is not the one that the lock names."""
+    before = {(row["kind"], row["name"]): row for row in lock["plugins"]}
+    for row in plan.lock()["plugins"]:
+        old = before.get((row["kind"], row["name"]))
+        if old and (old["distribution"], old["version"]) != (row["distribution"], row["version"]):
+            yield (
+                f"{row['kind']} {row['name']!r} was {old['distribution']} {old['version']}, "
+                f"is {row['distribution']} {row['version']}"
+            )
+
+
+def classes(catalog: Catalog, kinds: Sequence[str]) -> dict[str, dict[str, type | PluginError]]:
+    """Return kind → name → class of everything installed, or why the class cannot be had; for `codex schema`."""
+    found: dict[str, dict[str, type | PluginError]] = {}
+    for kind in kinds:
+        found[kind] = {}
+        for name in catalog.names(kind):
+            try:
+                found[kind][name] = load(catalog.find(kind, name))
+            except PluginError as error:
+                found[kind][name] = error
+    return found

@@ -1,0 +1,175 @@
+"""Where a run reports to: metrics and events go to disk at once, then to the observers in a thread of their own.
+
+One rule: nothing an observer does can block a training step or end the run, unless its section says `on_error: fail`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import define, field
+
+from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.hooks import Hooks, ObserverFailure
+from codex_kernel.interfaces import Checkpoint, Outcome, Progress, RunContext
+from codex_kernel.metrics import MetricsLog, NdjsonFile
+
+QUEUE_LENGTH = 1000
+CLOSING_SECONDS = 30.0
+ACTIVITY_SECONDS = 0.2
+
+
+@define(eq=False)
+class RunReporter:
+    """The reporter of one run. `run` is set before the first report; `clock` gives seconds since the epoch."""
+
+    hooks: Hooks
+    metrics_log: MetricsLog
+    events: NdjsonFile
+    clock: Callable[[], float] = time.time
+    detached: list[str] = field(factory=list)
+    run: RunContext = field(init=False)
+    _calls: queue.Queue[Callable[[], None] | None] = field(init=False, factory=lambda: queue.Queue(QUEUE_LENGTH))
+    _thread: threading.Thread = field(init=False)
+    _dropped: int = field(init=False, default=0)
+    _fatal: CodexError | None = field(init=False, default=None)
+    _last_activity: tuple[str, float] = field(init=False, default=("", 0.0))
+
+    def start(self, run: RunContext) -> None:
+        """Begin to pass reports on to the observers."""
+        self.run = run
+        self.hooks.on_observer_failure = self._observer_failed
+        self._thread = threading.Thread(target=self._work, name="codex-observers", daemon=True)
+        self._thread.start()
+
+    # ── the Reporter protocol ─────────────────────────────────────────────────────────────────────────────────────
+
+    def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:
+        """Write one record of metrics and tell the loggers."""
+        self.raise_if_failed()
+        values = dict(values)
+        self.metrics_log.write(progress, values, split)
+        self._pass_on(lambda: self._tell_metrics(progress, values, split))
+
+    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:
+        """Tell how far a piece of work outside the training loop is."""
+        last_name, last_time = self._last_activity
+        now = time.monotonic()
+        # The end of a piece of work is always told, its middle only now and then.
+        if name == last_name and now - last_time < ACTIVITY_SECONDS and done != total:
+            return
+        self._last_activity = (name, now)
+        self._pass_on(lambda: self.hooks.activity(self.run, name, done, total, unit))
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write one record to the run's events and tell the loggers."""
+        self.events.append({"time": round(self.clock(), 3), "event": name, **fields})
+        self._pass_on(lambda: self.hooks.event(self.run, name, fields))
+
+    def warning(self, message: str) -> None:
+        """Write an event and show it to the user."""
+        self.event("warning", message=message)
+
+    def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
+        """Tell that a checkpoint is safe on disk."""
+        self.events.append(
+            {
+                "time": round(self.clock(), 3),
+                "event": "checkpoint_saved",
+                "step": checkpoint.step,
+                "path": str(checkpoint.path),
+                "size_bytes": checkpoint.size_bytes,
+            }
+        )
+        self._pass_on(lambda: self.hooks.checkpoint_saved(self.run, checkpoint))
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the length of the metrics file."""
+        return {"metrics_bytes": self.metrics_log.file.size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut the metrics file back to the checkpoint; what follows is kept in a file beside it."""
+        if cut := self.metrics_log.file.cut(state["metrics_bytes"]):
+            self.event("metrics_rewound", cut_bytes=cut)
+
+    # ── start and end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run_started(self, settings: Mapping[str, object]) -> None:
+        """Tell the observers that the run starts."""
+        self._pass_on(lambda: self.hooks.run_started(self.run, settings))
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell the observers that the run is over and wait for them, not longer than CLOSING_SECONDS."""
+        deadline = time.monotonic() + CLOSING_SECONDS
+        try:
+            self._calls.put(lambda: self.hooks.run_finished(self.run, outcome), timeout=CLOSING_SECONDS)
+            self._calls.put(None, timeout=CLOSING_SECONDS)
+        except queue.Full:  # an observer hangs; said below
+            pass
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self.events.append(
+                {"time": round(self.clock(), 3), "event": "observers_abandoned", "after_seconds": CLOSING_SECONDS}
+            )
+        if self._dropped:
+            self.events.append(
+                {"time": round(self.clock(), 3), "event": "observers_too_slow", "records_left_out": self._dropped}
+            )
+        self.metrics_log.file.close()
+
+    def raise_if_failed(self) -> None:
+        """Raise what went wrong in the observers' thread and must end the run."""
+        if self._fatal is not None:
+            raise self._fatal
+
+    # ── the observers' thread ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _pass_on(self, call: Callable[[], None]) -> None:
+        """Queue a call; where the observers are too slow it is left out and counted, for the file has the record."""
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._dropped += 1
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except CodexError as error:  # the disk, not an observer: the training thread raises it at its next report
+                self._fatal = self._fatal or error
+
+    def _tell_metrics(self, progress: Progress, values: Mapping[str, float], split: str) -> None:
+        """Give the record to the loggers; after one of training, ask for metrics of the machine and give those too."""
+        self.hooks.metrics(self.run, progress.step, values, split, progress)
+        if split != "train":
+            return
+        collected = self.hooks.collect_metrics(self.run, progress.step)
+        if collected:
+            try:
+                self.metrics_log.write(progress, collected, "system")
+            except ValueError as error:
+                raise PluginError(f"a plugin gave a metric of the machine that cannot be written: {error}") from error
+            self.hooks.metrics(self.run, progress.step, collected, "system", progress)
+
+    def _observer_failed(self, failure: ObserverFailure) -> None:
+        """Put a failure into the record; called in the observers' thread."""
+        self.events.append(
+            {
+                "time": round(self.clock(), 3),
+                "event": "observer_failed",
+                "plugin": failure.plugin,
+                "hook": failure.hook,
+                "error": f"{type(failure.error).__name__}: {failure.error}",
+                "detached": failure.detached,
+            }
+        )
+        if failure.fatal:
+            remedy = "its section says on_error: fail; with on_error: detach the run goes on"
+            self._fatal = self._fatal or PluginError(str(failure), remedy=remedy)
+        if failure.detached:
+            self.detached.append(failure.plugin)
+            self.hooks.event(self.run, "warning", {"message": str(failure)})

@@ -1,0 +1,259 @@
+"""The folder of a run: the only module that knows its file names.
+
+One rule: every file is written whole or not at all (temporary name, fsync, rename), and only by the process that holds
+the folder's lock.
+
+    runs/<name>/<run-id>/
+        run.json            what this folder is: schema, run id, name, the folder that relative paths start from
+        manifest.yaml       the manifest as it was given
+        overrides.yaml      what was set over it, as one manifest fragment a line (`--set`) or file
+        resolved.yaml       the manifest as it runs: overrides applied, every default written out
+        environment.json    hardware, packages, git commit, seeds
+        plugins.lock.json   kind, name, distribution, version, hash of each plugin used
+        data.json           content fingerprints, counts of documents, tokens, rows split and dropped
+        metrics.ndjson      the metrics, one record a line
+        events.ndjson       what else happened
+        tokenizer/          the trained vocabulary
+        checkpoints/        step-00000100/ …
+        outcome.json        how the run ended (its newest end, if it was resumed)
+        run.lock            held while a process works here
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from codex_kernel.errors import InputError, LockedError, StorageError
+
+SCHEMA = 1
+NOT_ENOUGH_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@frozen
+class RunFolder:
+    """One run's folder; `base` is the folder that relative paths of its manifest start from."""
+
+    path: Path
+    run_id: str
+    name: str
+    base: Path
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest as given."""
+        return self.path / "manifest.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """The overrides as given."""
+        return self.path / "overrides.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The manifest with overrides and defaults."""
+        return self.path / "resolved.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Hardware, packages, git."""
+        return self.path / "environment.json"
+
+    @property
+    def plugins_lock(self) -> Path:
+        """The plugins used."""
+        return self.path / "plugins.lock.json"
+
+    @property
+    def data(self) -> Path:
+        """Fingerprints and counts of the data."""
+        return self.path / "data.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics, one record a line."""
+        return self.path / "metrics.ndjson"
+
+    @property
+    def events(self) -> Path:
+        """What else happened, one record a line."""
+        return self.path / "events.ndjson"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The trained vocabulary."""
+        return self.path / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def outcome(self) -> Path:
+        """How the run ended."""
+        return self.path / "outcome.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; raise LockedError, naming the holder, where another process has it.
+
+        The lock goes with the process, however it dies, so there are no stale locks to remove.
+        """
+        with storage_errors(self.path):
+            file = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _locked(self.path, file) from None
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(holder).encode(), 0)
+            yield
+        finally:
+            os.close(file)
+
+
+def _locked(path: Path, file: int) -> LockedError:
+    """Name the process that holds the lock."""
+    try:
+        holder = json.loads(os.pread(file, 4096, 0))
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError):  # the holder is about to write its name
+        who = "another process"
+    return LockedError(f"{path} is in use by {who}", remedy="wait for it, stop it, or choose another --run-dir")
+
+
+# ── finding and making ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) -> RunFolder:
+    """Make a new run's folder: `runs/<name>/<run-id>`, or `exactly` there; raise InputError where that holds files."""
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    path = (exactly or runs / name / run_id).absolute()
+    folder = RunFolder(path, run_id, name, base.absolute())
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=exactly is not None)
+        if any(path.iterdir()):
+            _refuse(path)
+    write_json(path / "run.json", {"schema": SCHEMA, "run_id": run_id, "name": name, "base": str(folder.base)})
+    return folder
+
+
+def _refuse(path: Path) -> None:
+    """Say why a run cannot be put into a folder that holds something."""
+    if not (path / "run.json").exists():
+        raise InputError(f"{path} is not empty and holds no run", remedy="choose a new or empty folder for --run-dir")
+    with open_run(path).locked():
+        raise InputError(f"{path} holds a run already", remedy=f"codex resume {path}, or choose another --run-dir")
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open a run's folder; raise InputError where it is none, or was written by a newer codex."""
+    try:
+        about = json.loads((path / "run.json").read_bytes())
+        if about["schema"] > SCHEMA:
+            raise InputError(f"{path} was written by a newer codex (schema {about['schema']}, this knows {SCHEMA})")
+        return RunFolder(path.absolute(), about["run_id"], about["name"], Path(about["base"]))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not a run folder: it has no run.json", remedy="codex runs list") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / 'run.json'} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def find(runs: Path, run: str) -> RunFolder:
+    """Return the run that a user means: a folder, a run id, the start of one, or a run's name (its newest run)."""
+    if (Path(run) / "run.json").exists():
+        return open_run(Path(run))
+    known = list_runs(runs)
+    matches = [r for r in known if r.run_id == run] or [r for r in known if r.run_id.startswith(run)]
+    if not matches:
+        matches = [r for r in known if r.name == run][-1:]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(f"{run!r} is the start of {len(matches)} run ids", remedy="write more of it: codex runs list")
+    raise InputError(f"no run {run!r}: neither a run folder nor a run below {runs}", remedy="codex runs list")
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """Return all runs below a folder, oldest first; folders that are no runs are passed over."""
+    found = [open_run(about.parent) for about in runs.glob("*/*/run.json")]
+    return sorted(found, key=lambda folder: folder.run_id)
+
+
+# ── writing and reading ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put the file in place whole or not at all; raise StorageError where it cannot be written."""
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    with storage_errors(path, needed=len(data)):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object whole, for people too: indented, in the order given."""
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of a run, or None where the run has not written it."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    return value
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in the folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storage_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an OSError into a StorageError that names the path, the bytes needed and those free."""
+    try:
+        yield
+    except OSError as error:
+        wanted = "" if needed is None else f", {needed:,} bytes needed"
+        free = f", {_free_bytes(path):,} free" if error.errno in NOT_ENOUGH_SPACE else ""
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}{wanted}{free}",
+            remedy="make room, mend the permissions, or choose another folder",
+        ) from error
+
+
+def _free_bytes(path: Path) -> int:
+    """Return the free bytes of the file system that the path lies on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
