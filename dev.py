@@ -35,7 +35,7 @@ LOCK = ROOT / "requirements.lock"
 TORCH = ROOT / "constraints.txt"
 
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
-EDITABLES = [word for path in PROJECTS for word in ("-e", f"./{path.relative_to(ROOT).as_posix()}")]
+EDITABLES = [word for path in PROJECTS for word in ("-e", path.relative_to(ROOT).as_posix())]
 GROUPS = "--group test --group lint".split()
 
 LINT = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]]
