@@ -106,9 +106,9 @@ class Hooks:
         """Return the model, wrapped by the adapters."""
         return self._provide("codex_model", run=run, tokenizer=tokenizer, materialize=materialize)  # type: ignore[no-any-return]
 
-    def checkpointer(self, run: RunContext, folder: Path) -> Checkpointer:
+    def checkpointer(self, run: RunContext, folder: Path, *, read_only: bool) -> Checkpointer:
         """Return the checkpointer."""
-        return self._provide("codex_checkpointer", run=run, folder=folder)  # type: ignore[no-any-return]
+        return self._provide("codex_checkpointer", run=run, folder=folder, read_only=read_only)  # type: ignore[no-any-return]
 
     def trainer(self, run: RunContext, parts: Parts) -> Trainer:
         """Return the trainer."""

@@ -100,10 +100,17 @@ class CheckpointerSpecs:
     """`checkpointer:` of the manifest; entry-point group `codex.checkpointers`."""
 
     @hookspec(firstresult=True)
-    def codex_checkpointer(self, run: RunContext, folder: Path) -> Checkpointer | None:
+    def codex_checkpointer(
+        self,
+        run: RunContext,
+        folder: Path,
+        read_only: bool,  # noqa: FBT001 - pluggy passes by name
+    ) -> Checkpointer | None:
         """Give the checkpointer: after the model, on every rank.
 
         folder: where checkpoints belong, inside the run's folder; it may not exist yet.
+        read_only: True where a run is only read (`codex generate`, `codex plan`): another process may be saving there,
+            so nothing in the folder may be changed.
         Returns None to leave the answer to another plugin.
         """
 

@@ -31,7 +31,9 @@ class RunReporter:
     metrics_log: MetricsLog
     events: NdjsonFile
     clock: Callable[[], float] = time.time
-    detached: list[str] = field(factory=list)
+    detached: list[str] = field(init=False, factory=list)
+    last_progress: Progress = field(init=False, default=Progress(0, None, 0.0, 0, 0))
+    last_checkpoint: Checkpoint | None = field(init=False, default=None)
     run: RunContext = field(init=False)
     _calls: queue.Queue[Callable[[], None] | None] = field(init=False, factory=lambda: queue.Queue(QUEUE_LENGTH))
     _thread: threading.Thread = field(init=False)
@@ -53,6 +55,7 @@ class RunReporter:
         self.raise_if_failed()
         values = dict(values)
         self.metrics_log.write(progress, values, split)
+        self.last_progress = progress
         self._pass_on(lambda: self._tell_metrics(progress, values, split))
 
     def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:
@@ -76,6 +79,7 @@ class RunReporter:
 
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
         """Tell that a checkpoint is safe on disk."""
+        self.last_checkpoint = checkpoint
         self.events.append(
             {
                 "time": round(self.clock(), 3),

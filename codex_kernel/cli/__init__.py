@@ -1,0 +1,127 @@
+"""The command line: what there is, how errors are shown, and nothing that a command does.
+
+One rule: `--help` costs click and this table; a command's module is imported when the command is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from codex_kernel._version import __version__
+
+SECTIONS = {
+    "Train": {
+        "run": "Run a manifest from its first step.",
+        "resume": "Go on with a run from its newest checkpoint.",
+        "generate": "Continue a prompt with a run's model.",
+    },
+    "Before a run": {
+        "init": "Write a commented starter manifest.",
+        "validate": "Check a manifest, its plugins and its data.",
+        "plan": "Foretell memory, steps, disk and time of a run.",
+        "schema": "Print the JSON Schema of manifests.",
+    },
+    "Look": {
+        "plugins": "See which plugins are installed.",
+        "runs": "List runs and show how they went.",
+    },
+}
+
+EXAMPLES = """
+\b
+Examples:
+  codex init                              write manifest.yaml
+  codex run manifest.yaml                 train
+  codex run manifest.yaml --set trainer.lr=3e-4 --set seed=2
+  codex resume runs/quickstart/20260101-120000-ab12
+  codex generate runs/quickstart/20260101-120000-ab12 --prompt "def "
+
+\b
+Exit codes: 0 ok, 1 other failure, 2 bad input, 3 run folder locked, 4 no usable checkpoint,
+5 loss not finite, 6 storage, 7 plugin, 128+n stopped by signal n.
+"""
+
+
+class LazyCommands(click.Group):
+    """Knows its commands from the table above; `codex_kernel.cli.<name>` has the command of that name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of all commands."""
+        return [name for commands in SECTIONS.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None where there is none of that name."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = getattr(import_module(f"codex_kernel.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the table of commands, without importing them."""
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl(list(commands.items()))
+
+
+@click.group(
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXAMPLES,
+)
+@click.version_option(__version__, prog_name="codex", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere on the line.")
+def codex(debug: bool) -> None:  # noqa: ARG001, FBT001 - `main` acts on it, click only documents it
+    """Train and fine-tune language models from a manifest: plugins, checked before the run, resumable after it."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command line and return its exit code; errors are shown in a few lines, with a traceback under --debug."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return codex.main(args=arguments, prog_name="codex", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`codex runs list | head`); nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001 - the last place where an error can be explained
+        return _show(error, debug=debug)
+
+
+def _show(error: Exception, *, debug: bool) -> int:
+    """Show an error and return its exit code."""
+    from codex_kernel.errors import CodexError, ManifestError  # noqa: PLC0415 - not needed by --help
+
+    if debug:
+        import traceback  # noqa: PLC0415 - not needed by --help
+
+        traceback.print_exception(error)
+    if isinstance(error, ManifestError):
+        click.echo(error.message, err=True)
+        count = len(error.problems)
+        click.echo(f"error: {count} problem{'s' if count > 1 else ''} found, nothing was run", err=True)
+        return error.exit_code
+    if isinstance(error, CodexError):
+        click.echo(f"error: {_shorten(error.message)}", err=True)
+        if error.remedy:
+            click.echo(f"  {error.remedy}", err=True)
+        return error.exit_code
+    click.echo(f"error: {type(error).__name__}: {_shorten(str(error))}", err=True)
+    if not debug:
+        click.echo("  this is not an error that codex knows: --debug shows the traceback", err=True)
+    return 1
+
+
+def _shorten(text: str, lines: int = 4) -> str:
+    """Keep an error to few lines: the first ones say most."""
+    kept = text.splitlines()
+    return "\n".join(kept if len(kept) <= lines else [*kept[: lines - 1], "…"])

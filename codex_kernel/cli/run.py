@@ -1,0 +1,40 @@
+"""`codex run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from codex_kernel.cli.manifests import make_plan, manifest_arguments
+from codex_kernel.cli.terminal import cache_folder, runs_option
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  codex run examples/quickstart.yaml
+  codex run manifest.yaml --set trainer.max_steps=10 --set loggers.0.type=csv
+  codex run manifest.yaml --override-file gpu.yaml --run-dir out/first
+"""
+)
+@manifest_arguments
+@runs_option
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Put the run exactly there; new or empty.")
+def run(
+    manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...], runs: Path, run_dir: Path | None
+) -> int:
+    """Run MANIFEST from its first step."""
+    plan = make_plan(manifest, override_files, sets)
+
+    from codex_kernel import execute, runfolder  # noqa: PLC0415 - numpy is not needed to reject a manifest
+    from codex_kernel.cli.summary import print_summary  # noqa: PLC0415
+
+    folder = runfolder.create(runs, plan.manifest.name, Path.cwd(), exactly=run_dir)
+    overrides = [*(f"--override-file {file}" for file in override_files), *(f"--set {text}" for text in sets)]
+    how = execute.Start(manifest.read_bytes(), overrides, sys.argv)
+    outcome = execute.start(plan, folder, cache_folder(), how)
+    print_summary(folder, outcome)
+    return outcome.exit_code

@@ -1,0 +1,118 @@
+"""What commands share at the terminal: tables, JSON, places, and a reporter for work outside a run.
+
+One rule: standard output is data, standard error is talk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import define
+
+from codex_kernel.errors import InputError
+from codex_kernel.interfaces import Checkpoint, Progress
+
+runs_option = click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder that holds runs."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: encoded data, fetched and converted models."""
+    if chosen := os.environ.get("CODEX_CACHE"):
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "codex"
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print a JSON object for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print a table for people; in a pipe it is as wide as it needs to be."""
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and --json does without
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _plain(text: str) -> str:
+    """Keep rich from reading a `[` as markup."""
+    return text.replace("[", "\\[")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: `47 s`, `2 min 5 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004 - seconds of a minute
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:  # noqa: PLR2004 - minutes of an hour
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def size(count: float) -> str:
+    """Return bytes in words: `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:  # noqa: PLR2004 - bytes of a KiB
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+@define(eq=False)
+class TerminalReporter:
+    """The reporter of commands that build parts of a run without running it: warnings and activities to stderr."""
+
+    _last: str = ""
+
+    def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:
+        """Leave metrics out: nothing is trained."""
+
+    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:  # noqa: ARG002
+        """Name each piece of work once."""
+        if name != self._last:
+            self._last = name
+            click.echo(f"{name} …", err=True)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Leave events out: there is no run to record them in."""
+
+    def warning(self, message: str) -> None:
+        """Show the warning."""
+        click.echo(f"warning: {message}", err=True)
+
+    def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
+        """Leave it out: nothing is saved."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return nothing: there is no record to rewind."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Rewind nothing."""
+
+
+def read_prompt(text: str) -> str:
+    """Return the prompt itself, or standard input for `-`."""
+    if text != "-":
+        return text
+    prompt = sys.stdin.read()
+    if not prompt:
+        raise InputError("standard input has no prompt", remedy='pass --prompt TEXT, or pipe it: echo "def " | codex generate …')
+    return prompt

@@ -1,0 +1,217 @@
+"""From a plan to an outcome: one run, from its folder to its last record.
+
+One rule: however a run ends (completed, stopped, failed), `outcome.json` says so, and a run without an optimizer step
+is never completed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from attrs import asdict, define, frozen
+
+from codex_kernel import environment
+from codex_kernel.build import build_parts, build_source, check_same_data
+from codex_kernel.errors import CodexError, InputError, NoCheckpointError, StoppedError
+from codex_kernel.hooks import Hooks
+from codex_kernel.interfaces import Checkpointer, CheckpointState, Outcome, RunContext, TrainResult
+from codex_kernel.metrics import MetricsLog, NdjsonFile
+from codex_kernel.plan import Plan, changed_plugins, preflight
+from codex_kernel.reporter import RunReporter
+from codex_kernel.runfolder import RunFolder, read_json, write_json, write_whole
+from codex_kernel.stopping import SignalStop
+
+
+@frozen
+class Start:
+    """How a run was asked for: the manifest's text, the overrides as written, and the command line."""
+
+    manifest_text: bytes
+    overrides: Sequence[str]
+    command: Sequence[str]
+
+
+def start(plan: Plan, folder: RunFolder, cache: Path, how: Start) -> Outcome:
+    """Run a plan from its first step in a new folder, and return how it ended."""
+    with folder.locked():
+        hooks = plan.hooks()
+        preflight(plan, hooks, folder.base, cache)
+        write_whole(folder.manifest, how.manifest_text)
+        if how.overrides:
+            write_whole(folder.overrides, "".join(f"{line}\n" for line in how.overrides).encode())
+        write_whole(folder.resolved, to_yaml(plan.resolved()))
+        _write_environment(plan, folder, how.command)
+        return _Execution(plan, folder, cache, hooks, resume=False).run()
+
+
+def resume(plan: Plan, folder: RunFolder, cache: Path, command: Sequence[str]) -> Outcome:
+    """Go on with a run from its newest whole checkpoint, and return how it ended."""
+    with folder.locked():
+        hooks = plan.hooks()
+        preflight(plan, hooks, folder.base, cache)
+        return _Execution(plan, folder, cache, hooks, resume=True, command=command).run()
+
+
+def to_yaml(value: Mapping[str, Any]) -> bytes:
+    """Return a mapping as YAML that codex reads back to the same values."""
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    return text.encode()
+
+
+def _write_environment(plan: Plan, folder: RunFolder, command: Sequence[str]) -> None:
+    write_json(folder.environment, environment.describe(command, plan.manifest.seed, folder.base))
+    write_json(folder.plugins_lock, plan.lock())
+
+
+@define(eq=False)
+class _Execution:
+    """One start or resume of a run, under its lock."""
+
+    plan: Plan
+    folder: RunFolder
+    cache: Path
+    hooks: Hooks
+    resume: bool
+    command: Sequence[str] = ()
+
+    def run(self) -> Outcome:
+        """Run to the end; write the outcome and tell the observers, also where an error ends it."""
+        began = time.monotonic()
+        stop = SignalStop()
+        reporter = RunReporter(
+            self.hooks,
+            MetricsLog(NdjsonFile(self.folder.metrics), self.folder.run_id, time.time),
+            NdjsonFile(self.folder.events),
+        )
+        run = RunContext(
+            run_id=self.folder.run_id,
+            name=self.folder.name,
+            seed=self.plan.manifest.seed,
+            folder=self.folder.path,
+            cache=self.cache,
+            base=self.folder.base,
+            report=reporter,
+            stop=stop,
+        )
+        reporter.start(run)
+        try:
+            with stop.listening():
+                result = self._train(run, reporter, stop)
+                reporter.raise_if_failed()
+            outcome = _ended(result, time.monotonic() - began, reporter)
+        except BaseException as error:
+            self._finish(reporter, _failed(error, time.monotonic() - began, reporter))
+            raise
+        self._finish(reporter, outcome)
+        return outcome
+
+    def _train(self, run: RunContext, reporter: RunReporter, stop: SignalStop) -> TrainResult:
+        """Build the parts in their order and train."""
+        reporter.event("run_resumed" if self.resume else "run_started", command=list(self.command))
+        reporter.run_started(environment.flat(self.plan.resolved()))
+        if self.resume:
+            for line in changed_plugins(read_json(self.folder.plugins_lock) or {"plugins": []}, self.plan):
+                reporter.warning(f"plugin changed since the run began: {line}")
+        source = build_source(self.plan, self.hooks, run, self.folder.tokenizer)
+        if self.resume:
+            check_same_data(read_json(self.folder.data), source)
+        write_json(
+            self.folder.data,
+            {
+                "schema": 1,
+                "fingerprint": source.data.fingerprint,
+                "tokenizer_fingerprint": source.tokenizer_fingerprint,
+                "vocab_size": source.tokenizer.vocab_size,
+                **source.data.report,
+            },
+        )
+        parts = build_parts(self.plan, self.hooks, run, source, self.folder.checkpoints, materialize=True)
+        try:
+            trainer = self.hooks.trainer(run, parts)
+            state = self._state(parts.checkpointer, reporter) if self.resume else None
+            stop.deferring = True
+            return trainer.fit(state)
+        finally:
+            parts.checkpointer.close()
+
+    def _state(self, checkpointer: Checkpointer, reporter: RunReporter) -> CheckpointState:
+        """Return the state to go on from; raise NoCheckpointError where there is none."""
+        checkpoint = checkpointer.newest()
+        if checkpoint is None:
+            raise NoCheckpointError(
+                f"{self.folder.checkpoints} has no checkpoint that can be used",
+                remedy=f"start again: codex run {self.folder.resolved}",
+            )
+        reporter.last_checkpoint = checkpoint
+        return checkpointer.load(checkpoint)
+
+    def _finish(self, reporter: RunReporter, outcome: Outcome) -> None:
+        """Write the outcome and let the observers end."""
+        try:
+            write_json(self.folder.outcome, {"schema": 1, **_json(outcome)})
+            reporter.event("run_finished", status=outcome.status, reason=outcome.reason)
+        finally:
+            reporter.finish(outcome)
+
+
+def _ended(result: TrainResult, seconds: float, reporter: RunReporter) -> Outcome:
+    """Return the outcome of a run whose trainer came to an end; raise CodexError where it did nothing."""
+    progress, number = result.progress, result.signal_number
+    if progress.step == 0:
+        raise CodexError("the trainer returned without an optimizer step", remedy="see trainer.max_steps")
+    return Outcome(
+        status="completed" if number is None else "stopped",
+        exit_code=0 if number is None else 128 + number,
+        reason=result.stop_reason,
+        steps=progress.step,
+        tokens=progress.tokens,
+        samples=progress.samples,
+        seconds=round(seconds, 3),
+        metrics=dict(result.metrics),
+        checkpoint=_newest(reporter),
+        detached=list(reporter.detached),
+    )
+
+
+def _failed(error: BaseException, seconds: float, reporter: RunReporter) -> Outcome:
+    """Return the outcome of a run that an error ended; its counts are those of the last record."""
+    known = isinstance(error, CodexError)
+    text = str(error).split("\n", maxsplit=1)[0]
+    progress = reporter.last_progress
+    return Outcome(
+        status="stopped" if isinstance(error, StoppedError) else "failed",
+        exit_code=error.exit_code if isinstance(error, CodexError) else 1,
+        reason=text if known else f"{type(error).__name__}: {text}",
+        steps=progress.step,
+        tokens=progress.tokens,
+        samples=progress.samples,
+        seconds=round(seconds, 3),
+        metrics={},
+        checkpoint=_newest(reporter),
+        detached=list(reporter.detached),
+    )
+
+
+def _newest(reporter: RunReporter) -> str | None:
+    """Return the path of the newest checkpoint that was saved or resumed from."""
+    return str(reporter.last_checkpoint.path) if reporter.last_checkpoint else None
+
+
+def _json(outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome as a JSON object; a metric that is not finite becomes null."""
+    values = asdict(outcome)
+    values["metrics"] = {name: value if math.isfinite(value) else None for name, value in outcome.metrics.items()}
+    return values
+
+
+def resolved_text(folder: RunFolder) -> bytes:
+    """Return the text of the manifest as the run was started with; raise InputError where the run never began."""
+    try:
+        return folder.resolved.read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder.path} has no {folder.resolved.name}: the run never began", remedy="start it again") from error

@@ -1,0 +1,49 @@
+"""Signals: a run that is asked to stop finishes its step, saves, and says how to go on.
+
+One rule: the first signal is a request, the second one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from attrs import define, field
+
+from codex_kernel.errors import StoppedError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@define(eq=False)
+class SignalStop:
+    """The stop request of a run.
+
+    Before `deferring` is set, while the parts are built, there is nothing to save and a signal ends the run at once.
+    """
+
+    deferring: bool = False
+    signal_number: int | None = field(init=False, default=None)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals until the block ends, then give them back to their former handlers."""
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.signal_number is not None:
+            os._exit(128 + number)  # asked twice: no clean-up, the checkpoints on disk are whole
+        self.signal_number = number
+        if not self.deferring:
+            raise StoppedError(f"stopped by {name} before the first step", signal_number=number)
+        # os.write, since a signal handler must not wait for a lock that the interrupted code may hold.
+        os.write(2, f"\n{name}: finishing the step and saving; once more stops at once\n".encode())
