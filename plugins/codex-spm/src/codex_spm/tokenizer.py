@@ -1,0 +1,114 @@
+"""The tokenizer plugin `spm`: where a run's SentencePiece vocabulary comes from.
+
+One rule: no vocabulary leaves this module before it has given back every probe text unchanged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from attrs import fields, frozen
+
+from codex_kernel import InputError, RunContext, hookimpl, option
+
+if TYPE_CHECKING:
+    from codex_spm.vocabulary import Vocabulary
+
+_SYMBOL_LIMIT = 512  # no token that a person wants is longer, and SentencePiece does not say why it fails
+_TRAINING_ONLY = (
+    "vocab_size",
+    "model_type",
+    "character_coverage",
+    "max_piece_length",
+    "max_line_bytes",
+    "user_defined_symbols",
+)
+
+
+@frozen
+class SentencePieceTokenizer:
+    """A SentencePiece vocabulary, trained on the run's own training split, or loaded from a file.
+
+    Whatever the options, `decode(encode(text)) == text` holds for every text that is valid Unicode.
+    """
+
+    vocab_size: int = option(
+        8192, gt=0, help="Number of pieces, the 258 fixed ones (bytes, end of text) included."
+    )
+    model_type: Literal["bpe", "unigram"] = option(
+        "bpe",
+        help="How pieces are chosen: bpe merges frequent pairs, unigram keeps the likeliest pieces (slower).",
+    )
+    character_coverage: float = option(
+        0.9995,
+        gt=0.0,
+        le=1.0,
+        help="Share of the corpus's characters that get a piece; the others are spelt as bytes.",
+    )
+    max_piece_length: int = option(16, gt=0, help="Longest piece, in characters.")
+    max_line_bytes: int = option(
+        4192,
+        ge=16,
+        help="Lines longer than this are cut for training, counted and reported, in bytes of UTF-8.",
+    )
+    user_defined_symbols: tuple[str, ...] = option(
+        (),
+        help="Texts that are always one token, such as <|fim_prefix|>, also where they stand in a document.",
+    )
+    path: str | None = option(None, help="A SentencePiece .model file to load; nothing is trained then.")
+    sha256: str | None = option(None, help="Hex digest that the file at `path` must have.")
+    eos_piece: str | None = option(
+        None, help="Piece of a loaded model that ends a text, where the model itself names none."
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Raise ValueError where one option makes another meaningless, so that none is left unread."""
+        if self.path is None:
+            self._check_training_options()
+            return
+        defaults = {field.name: field.default for field in fields(type(self))}
+        unread = [name for name in _TRAINING_ONLY if getattr(self, name) != defaults[name]]
+        if unread:
+            raise ValueError(f"expected no {', '.join(unread)} beside path: a loaded model is not trained")
+
+    def _check_training_options(self) -> None:
+        for name in ("sha256", "eos_piece"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"expected path beside {name}: it speaks of a loaded model")
+        for symbol in self.user_defined_symbols:
+            if not symbol or len(symbol) > _SYMBOL_LIMIT or set(symbol) & set("\0\n\t\u2581\u2585"):
+                raise ValueError(
+                    f"expected user_defined_symbols of 1 to {_SYMBOL_LIMIT} characters, without newline, tab, NUL, "
+                    f"U+2581 and U+2585, got {symbol!r}"
+                )
+        if len(set(self.user_defined_symbols)) != len(self.user_defined_symbols):
+            raise ValueError("expected each of user_defined_symbols once")
+
+    @hookimpl
+    def codex_preflight(self, base: Path) -> list[str]:
+        """Say when the file to load is not there."""
+        if self.path is None or (base / self.path).is_file():
+            return []
+        return [f"tokenizer.path: {base / self.path} is not a file; expected a SentencePiece .model file"]
+
+    @hookimpl
+    def codex_tokenizer(self, run: RunContext, corpus: object, saved: Path | None) -> Vocabulary:
+        """Load what this run saved, else the file at `path`, else train on the corpus."""
+        from codex_spm import training, vocabulary
+
+        if saved is not None:
+            return vocabulary.load_saved(saved)
+        if self.path is not None:
+            return self._load(run.base / self.path)
+        if corpus is None:
+            raise InputError(
+                "tokenizer spm: no text to train on, and the run has no saved tokenizer",
+                remedy="name a model file with tokenizer.path, or start from a run that trained its tokenizer",
+            )
+        return training.train(self, corpus, run.report)  # type: ignore[arg-type]
+
+    def _load(self, path: Path) -> Vocabulary:
+        from codex_spm import vocabulary
+
+        return vocabulary.load_file(path, sha256=self.sha256, eos_piece=self.eos_piece)
