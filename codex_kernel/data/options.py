@@ -16,12 +16,18 @@ from codex_kernel.options import option
 class DataOptions:
     """How documents become blocks of tokens."""
 
-    seq_len: int = option(256, gt=0, help="Tokens of a block: the longest context that the model is trained on.")
+    seq_len: int = option(
+        256, gt=0, help="Tokens of a block: the longest context that the model is trained on."
+    )
     validation_fraction: float = option(
-        0.05, ge=0, lt=1, help="Share of the groups of documents kept for validation; 0 means no validation split."
+        0.05,
+        ge=0,
+        lt=1,
+        help="Share of the groups of documents kept for validation; 0 means no validation split.",
     )
     duplicates: Literal["drop", "keep"] = option(
-        "drop", help="What happens to documents whose prompt and text were seen before; dropped ones are counted."
+        "drop",
+        help="What happens to documents whose prompt and text were seen before; dropped ones are counted.",
     )
     on_overflow: Literal["split", "drop", "error"] = option(
         "split",
