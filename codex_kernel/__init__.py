@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import TrainResult as TrainResult
     from codex_kernel.options import Secret as Secret
     from codex_kernel.options import option as option
+    from codex_kernel.retention import KeepBest as KeepBest
+    from codex_kernel.retention import retained_steps as retained_steps
 
 _HOMES = {
     "errors": (
@@ -62,6 +64,7 @@ _HOMES = {
         "TrainResult"
     ),
     "options": "Secret option",
+    "retention": "KeepBest retained_steps",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
