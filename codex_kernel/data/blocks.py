@@ -6,6 +6,7 @@ starts of the documents. Shapes: B blocks, T tokens of a block, S pieces of docu
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,38 @@ class MappedBlocks:
         B, T = targets_BT.shape
         begins_B = ids_B * T
         ends_B = np.minimum(begins_B + T, self.tokens)
-        first_B = np.searchsorted(self._starts, begins_B, "right") - 1
-        pieces_B = np.searchsorted(self._starts, ends_B, "left") - first_B
-        before_B = np.cumsum(pieces_B) - pieces_B
-        row_S = np.repeat(np.arange(B), pieces_B)
-        number_S = np.arange(len(row_S)) - before_B[row_S]
+        first_B = self._starts.searchsorted(begins_B, "right") - 1
+        pieces_B = self._starts.searchsorted(ends_B, "left") - first_B
+        ramp = _ramp(B * T)
+        row_S = ramp[:B].repeat(pieces_B)
+        number_S = ramp[: len(row_S)] - (pieces_B.cumsum() - pieces_B)[row_S]
         document_S = first_B[row_S] + number_S
-        shift_S = row_S * T - begins_B[row_S]  # from a place in the stream to a place in the batch
-        start_S = np.maximum(self._starts[document_S] + shift_S, row_S * T)
+        row_begin_S = row_S * T
+        shift_S = row_begin_S - begins_B[row_S]  # from a place in the stream to a place in the batch
+        start_S = np.maximum(self._starts[document_S] + shift_S, row_begin_S)
         end_S = self._starts[document_S + 1] + shift_S
-        length_S = np.diff(start_S, append=B * T)
+        length_S = np.empty_like(start_S)
+        np.subtract(start_S[1:], start_S[:-1], out=length_S[:-1])
+        length_S[-1:] = B * T - start_S[-1:]
 
-        document_ids = np.repeat(number_S, length_S)
-        position_ids = np.arange(B * T) - np.repeat(start_S, length_S)
+        document_ids = number_S.repeat(length_S)
+        position_ids = ramp - start_S.repeat(length_S)
         targets = targets_BT.reshape(-1)
-        targets[end_S[end_S <= (row_S + 1) * T] - 1] = IGNORE_INDEX
-        for row in np.flatnonzero(begins_B + T > self.tokens):
+        targets[end_S[end_S <= row_begin_S + T] - 1] = IGNORE_INDEX
+        for row in (begins_B + T > self.tokens).nonzero()[0]:
             padding = slice(int(row * T + self.tokens - begins_B[row]), int((row + 1) * T))
             document_ids[padding] = -1
             position_ids[padding] = 0
             targets[padding] = IGNORE_INDEX
         return position_ids.reshape(B, T), document_ids.reshape(B, T)
+
+
+@lru_cache(maxsize=8)
+def _ramp(size: int) -> Any:
+    """Return 0 … size - 1, made once: a run asks for few sizes."""
+    ramp = np.arange(size)
+    ramp.flags.writeable = False
+    return ramp
 
 
 def _mapped(path: Path, dtype: str) -> Any:
