@@ -175,7 +175,7 @@ def _parse_entry_points(text: str) -> list[tuple[str, str, str]]:
     return found
 
 
-_KERNEL = re.compile(r"codex[-_.]kernel\s*\(?([^;)]*)", re.IGNORECASE)
+_KERNEL = re.compile(r"codex[-_.]kernel(?![-_.\w])[^(<>=!~;]*\(?([^;)]*)", re.IGNORECASE)
 
 
 def _read_header(metadata: Path) -> tuple[str, str, str, str]:

@@ -15,7 +15,7 @@ import pluggy
 from attrs import define, field, frozen
 
 from codex_kernel import hookspecs
-from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.interfaces import (
     Checkpoint,
     Checkpointer,
@@ -68,12 +68,15 @@ class Hooks:
             self._pm.add_hookspecs(specs)
 
     def register(self, plugin: object, label: str, *, fail_with_run: bool = False) -> None:
-        """Add a plugin; raise PluginError where a hook is misspelt or takes what no hook has.
+        """Add a plugin; raise PluginError where a hook is misspelt or takes what no hook has, InputError for a twin.
 
         label: kind, name and distribution, for messages. fail_with_run: an error of this observer ends the run.
         A plugin registered later is asked first, and wraps those before it.
         """
         _check_signatures(plugin, label)
+        # pluggy would refuse it too, in words that nobody understands.
+        if any(plugin == other for other in self._pm.get_plugins()):
+            raise InputError(f"{label} is in the manifest twice with the same options", remedy="remove one of the sections")
         try:
             self._pm.register(plugin, name=f"{label} #{len(self._labels)}")
             self._pm.check_pending()

@@ -182,6 +182,7 @@ class LoggerSpecs:
     def codex_collect_metrics(self, run: RunContext, step: int) -> Mapping[str, float] | None:
         """Asked after each record of the training split: give metrics of the machine, quickly.
 
+        step: optimizer steps done.
         Returns name → value, written as split `system`; None: nothing new.
         """
 
@@ -195,7 +196,10 @@ class LoggerSpecs:
 
     @hookspec
     def codex_run_finished(self, run: RunContext, outcome: Outcome) -> None:
-        """Once, after the last record, however the run ended (completed, stopped, failed); let go of resources."""
+        """Once, after the last record, however the run ended; let go of resources.
+
+        outcome: completed, stopped or failed, and the totals.
+        """
 
 
 PROVIDERS = (

@@ -1,0 +1,63 @@
+"""What a user reads at the end of a run.
+
+One rule: every number comes from the run folder or the outcome, so that `codex runs show` says the same later.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from codex_kernel import metrics
+from codex_kernel.cli.terminal import duration
+from codex_kernel.interfaces import Outcome
+from codex_kernel.runfolder import RunFolder
+
+
+def print_summary(folder: RunFolder, outcome: Outcome) -> None:
+    """Print how the run ended, what it reached, and the commands to go on with."""
+    place = shown(folder.path)
+    click.echo(f"\n{outcome.status} in {duration(outcome.seconds)}: {outcome.reason}")
+    rows = [
+        ("steps", f"{outcome.steps:,}"),
+        ("tokens", f"{outcome.tokens:,}"),
+        *measures(folder),
+        ("run folder", place),
+    ]
+    if outcome.detached:
+        rows.append(("detached", ", ".join(outcome.detached)))
+    for name, value in rows:
+        click.echo(f"  {name:<16} {value}")
+    click.echo("")
+    for what, command in (
+        ("look at it", f"codex runs show {place}"),
+        ("resume it", f"codex resume {place}"),
+        ("generate", f'codex generate {place} --prompt "def "'),
+    ):
+        click.echo(f"  {what:<16} {command}")
+
+
+def measures(folder: RunFolder) -> list[tuple[str, str]]:
+    """Return the losses and the validation metrics, each with where it began."""
+    rows = []
+    for label, split, metric in (
+        ("train loss", "train", "loss"),
+        ("validation loss", "validation", "loss"),
+        ("perplexity", "validation", "perplexity"),
+        ("bits per byte", "validation", "bits_per_byte"),
+    ):
+        points = metrics.series(metrics.read(folder.metrics), split, metric)
+        if not points:
+            continue
+        (first_step, first), (last_step, last) = points[0], points[-1]
+        began = f"  (step {first_step}: {first:.4f})" if first_step != last_step else ""
+        rows.append((label, f"{last:.4f}{began}"))
+    return rows
+
+
+def shown(path: Path) -> str:
+    """Return the path as short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -1,0 +1,43 @@
+"""Text from a run's model: for `codex generate`.
+
+One rule: the run is only read; another process may be training it at the same time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from codex_kernel.build import build_tokenizer
+from codex_kernel.errors import NoCheckpointError
+from codex_kernel.foretell import NeverStop
+from codex_kernel.interfaces import GenerateRequest, Reporter, RunContext, TextPieces
+from codex_kernel.plan import Plan
+from codex_kernel.runfolder import RunFolder
+
+
+def generate(plan: Plan, folder: RunFolder, cache: Path, report: Reporter, request: GenerateRequest) -> TextPieces:
+    """Return the continuation of the prompt by the run's newest whole checkpoint, piece by piece."""
+    hooks = plan.hooks()
+    run = RunContext(
+        run_id=folder.run_id,
+        name=folder.name,
+        seed=plan.manifest.seed,
+        folder=folder.path,
+        cache=cache,
+        base=folder.base,
+        report=report,
+        stop=NeverStop(),
+    )
+    checkpointer = hooks.checkpointer(run, folder.checkpoints, read_only=True)
+    try:
+        # The checkpoint first: it is quick to find out that there is none.
+        checkpoint = checkpointer.newest()
+        if checkpoint is None:
+            raise NoCheckpointError(
+                f"{folder.checkpoints} has no checkpoint that can be used", remedy=f"codex runs show {folder.path}"
+            )
+        tokenizer = build_tokenizer(hooks, run, None, folder.tokenizer)
+        model = hooks.model(run, tokenizer, materialize=True)
+        return hooks.generate(run, model, tokenizer, checkpointer.load(checkpoint), request)
+    finally:
+        checkpointer.close()
