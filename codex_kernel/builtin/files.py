@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from attrs import frozen
@@ -70,11 +71,8 @@ def excluded(name: str, patterns: Sequence[str]) -> bool:
     parts = name.split("/")
     for pattern in patterns:
         regex = _regex(pattern.strip("/"))
-        if "/" in pattern.strip("/"):
-            candidates = ["/".join(parts[: n + 1]) for n in range(len(parts))]
-        else:
-            candidates = parts
-        if any(regex.fullmatch(candidate) for candidate in candidates):
+        paths = accumulate(parts, "{}/{}".format) if "/" in pattern.strip("/") else parts
+        if any(regex.fullmatch(path) for path in paths):
             return True
     return False
 
@@ -104,11 +102,8 @@ def _walk(root: Path, *, hidden: bool, depth: int | None) -> Iterator[tuple[Path
 @lru_cache(maxsize=256)
 def _regex(pattern: str) -> re.Pattern[str]:
     """Translate a glob with `**`, `*`, `?` and `[…]`; no wildcard but `**` matches a slash."""
-    parts = []
-    for part in pattern.split("/"):
-        parts.append("(?:[^/]+/)*" if part == "**" else _part_regex(part) + "/")
-    joined = "".join(parts)
-    return re.compile(joined.removesuffix("/"), re.DOTALL)
+    parts = ("(?:[^/]+/)*" if part == "**" else _part_regex(part) + "/" for part in pattern.split("/"))
+    return re.compile("".join(parts).removesuffix("/"), re.DOTALL)
 
 
 def _part_regex(part: str) -> str:

@@ -41,7 +41,8 @@ class PythonSource:
         help="Installed distributions, such as networkx==3.6.1 (a fixed version repeats everywhere).",
     )
     standard_library: bool = option(
-        False, help="Whether to read the standard library of this Python (it differs between versions)."
+        default=False,
+        help="Whether to read the standard library of this Python (it differs between versions).",
     )
     exclude: list[str] = option(
         factory=lambda: ["tests", "test"],

@@ -37,7 +37,7 @@ def misplaced(path: str) -> str | None:
     inside = os.path.normpath(path)
     if not path or inside == ".":
         return f"path: expected the name of a file, got {path!r}"
-    if not Path(path).is_absolute() and inside.split(os.sep)[0] == "..":
+    if not Path(path).is_absolute() and Path(inside).parts[0] == "..":
         return f"path: {path!r} leads out of the run's folder"
     return None
 

@@ -20,4 +20,4 @@ def in_validation(group: str, *, fraction: float, seed: int) -> bool:
     digest = hashlib.blake2b(
         group.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, key=key
     ).digest()
-    return int.from_bytes(digest, "big") < fraction * 2 ** (8 * _DIGEST_BYTES)
+    return int.from_bytes(digest, "big") < int(fraction * (1 << 8 * _DIGEST_BYTES))
