@@ -1,0 +1,1 @@
+"""Hugging Face tokenizers and transformers models, and LoRA through PEFT, for codex."""

@@ -1,0 +1,134 @@
+"""Continuing a prompt, a token at a time, with transformers' key-value cache.
+
+One rule: the cache changes the cost, not the text: the tokens are those of a loop that recomputes everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from codex_hf.module import HFModule
+from codex_kernel import (
+    CheckpointState,
+    GenerateRequest,
+    InputError,
+    Model,
+    NoCheckpointError,
+    PretrainedFormat,
+    TextPieces,
+    Tokenizer,
+)
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_WINDOW_TOKENS = 8
+
+
+def generate(
+    model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
+) -> TextPieces:
+    """Load the checkpoint's weights and return an iterator over pieces of text, without the prompt.
+
+    Raises NoCheckpointError where the checkpoint is of another model.
+    """
+    load_state(model, state)
+    transformer = transformer_of(model)
+    transformer.eval()
+    if torch.cuda.is_available():
+        transformer.cuda()
+    # An empty prompt starts where a document starts: after the end of another.
+    prompt = list(tokenizer.encode(request.prompt)) or [tokenizer.eos_id]
+    tokens = _tokens(transformer, prompt, tokenizer.eos_id, request)
+    return pieces(tokenizer, prompt, tokens)
+
+
+def load_state(model: Model, state: CheckpointState) -> None:
+    """Put the weights of a checkpoint into the model."""
+    if not isinstance(model, PretrainedFormat):
+        raise InputError(f"{type(model).__name__} keeps no weights of transformers' format")
+    file = f"model/{model.weights_file}"
+    if file not in state.tensors:
+        raise NoCheckpointError(f"the checkpoint has no {file}; it has {', '.join(sorted(state.tensors))}")
+    try:
+        model.load_weights(state.tensors[file])
+    except ValueError as error:
+        raise NoCheckpointError(f"the checkpoint is of another model: {error}") from error
+
+
+def transformer_of(model: Model) -> Any:
+    """Return the transformers model inside, adapted or not; raise InputError where there is none."""
+    module = model if isinstance(model, HFModule) else getattr(model, "base", None)
+    if not isinstance(module, HFModule):
+        raise InputError(f"{type(model).__name__} is not a transformers model")
+    return module.transformer
+
+
+def _tokens(transformer: Any, prompt: Sequence[int], eos_id: int, request: GenerateRequest) -> Iterator[int]:
+    """Yield new tokens until the end of the text, or `max_new_tokens` of them."""
+    generator = torch.Generator().manual_seed(request.seed)
+    limit = _context_tokens(transformer, request)
+    tokens = list(prompt)
+    cache = None
+    for _ in range(request.max_new_tokens):
+        # Keys that have moved out of the context have left their trace in the cache: then everything is read again.
+        cache = cache if len(tokens) <= limit else None
+        unread = tokens[-1:] if cache is not None else tokens[-limit:]
+        with torch.no_grad():
+            output = transformer(
+                input_ids=torch.tensor([unread], device=transformer.device),
+                past_key_values=cache,
+                use_cache=len(tokens) < limit,
+                logits_to_keep=1,
+            )
+        cache = output.past_key_values
+        token = sample(output.logits[0, -1].float().cpu(), request, generator)
+        if token == eos_id:
+            return
+        yield token
+        tokens.append(token)
+
+
+def _context_tokens(transformer: Any, request: GenerateRequest) -> int:
+    """Return how many tokens may be read at once: those of training, and no more than there are positions."""
+    positions = getattr(transformer.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return min(request.context_tokens, positions or request.context_tokens)
+
+
+def sample(logits_V: torch.Tensor, request: GenerateRequest, generator: torch.Generator) -> int:
+    """Choose a token: the likeliest at temperature 0, else one at random among the likeliest `top_k` and `top_p`."""
+    if request.temperature == 0:
+        return int(logits_V.argmax())
+    scaled_V = logits_V / request.temperature
+    if request.top_k is not None:
+        smallest = scaled_V.topk(min(request.top_k, len(scaled_V))).values[-1]
+        scaled_V = scaled_V.masked_fill(scaled_V < smallest, -torch.inf)
+    probabilities_V, order_V = scaled_V.softmax(-1).sort(descending=True, stable=True)
+    if request.top_p is not None:
+        # The token that crosses top_p is still in, so at least one is.
+        before_V = probabilities_V.cumsum(-1) - probabilities_V
+        probabilities_V = probabilities_V.masked_fill(before_V >= request.top_p, 0)
+    return int(order_V[torch.multinomial(probabilities_V, 1, generator=generator)])
+
+
+def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
+    """Turn tokens into text as they come; a character whose bytes are spread over tokens waits for its last one.
+
+    Each piece is what a window of tokens reads with the new ones, less what it read without: some decoders treat the
+    first token of a text differently, so tokens cannot be decoded alone.
+    """
+    window = list(prompt[-_WINDOW_TOKENS:])
+    told = tokenizer.decode(window)
+    waiting = 0
+    for token in tokens:
+        window.append(token)
+        waiting += 1
+        text = tokenizer.decode(window)
+        if text.endswith(_REPLACEMENT):
+            continue
+        yield text[len(told) :]
+        window = window[-max(_WINDOW_TOKENS, waiting) :]
+        told, waiting = tokenizer.decode(window), 0
+    if waiting:
+        yield tokenizer.decode(window)[len(told) :]
