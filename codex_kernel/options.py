@@ -15,7 +15,7 @@ from attrs import NOTHING, frozen
 HELP = "codex.help"
 BOUNDS = "codex.bounds"
 
-_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def option(  # noqa: PLR0913 - the bounds are JSON Schema's own words, each a keyword
@@ -33,19 +33,21 @@ def option(  # noqa: PLR0913 - the bounds are JSON Schema's own words, each a ke
     Without `default` and `factory` the option is required. `gt`, `ge`, `lt`, `le` bound a number, or each number of a
     list; `help` is one sentence with the unit. Both reach the error messages and `codex schema`.
     """
-    bounds = {name: value for name, value in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if value is not None}
+    bounds = {
+        name: value for name, value in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if value is not None
+    }
     settings: dict[str, Any] = {"metadata": {HELP: help, BOUNDS: bounds}}
     if factory is not None:
         settings["factory"] = factory
     elif default is not NOTHING:
         settings["default"] = default
-    return attrs.field(validator=_check_bounds if bounds else None, **settings)
+    return attrs.field(validator=check_bounds if bounds else None, **settings)
 
 
 _WORDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
-def _check_bounds(_instance: object, attribute: Any, value: Any) -> None:
+def check_bounds(_instance: object, attribute: Any, value: Any) -> None:
     """Raise ValueError where a number is out of the option's bounds; None is within any bounds."""
     for number in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(number, int | float):
@@ -74,9 +76,11 @@ class Secret:
     @classmethod
     def parse(cls, text: str) -> Secret:
         """Read `${env:NAME}`; raise ValueError for anything else, a secret in plain text above all."""
-        match = _REFERENCE.fullmatch(text)
+        match = REFERENCE.fullmatch(text)
         if match is None:
-            raise ValueError("expected a reference to an environment variable, ${env:NAME}, never the secret itself")
+            raise ValueError(
+                "expected a reference to an environment variable, ${env:NAME}, never the secret itself"
+            )
         return cls(match.group(1))
 
     def reveal(self) -> str:
