@@ -44,7 +44,7 @@ class MLflowLogger:
         help="Where to: sqlite:///FILE or http(s)://…; by default sqlite:///mlflow.db beside the manifest.",
     )
     experiment: str | None = option(None, help="MLflow experiment; by default the name of the run.")
-    tags: dict[str, str] = option(factory=dict, help="Tags of the MLflow run.")  # noqa: RUF009 - makes a field
+    tags: dict[str, str] = option(factory=dict, help="Tags of the MLflow run.")
     flush_seconds: float = option(2.0, gt=0.0, help="Time between two batches, in seconds.")
     exit_timeout_seconds: float = option(
         5.0, ge=0.0, help="How long the end of the run waits for a remote server, in seconds."
