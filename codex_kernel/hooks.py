@@ -60,7 +60,7 @@ class Hooks:
     _pm: pluggy.PluginManager = field(init=False)
     _labels: dict[int, str] = field(init=False, factory=dict)
     _strict: set[int] = field(init=False, factory=set)
-    _failures: dict[int, int] = field(init=False, factory=dict)
+    _failures: dict[tuple[int, str], int] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._pm = pluggy.PluginManager("codex")
@@ -212,14 +212,15 @@ class Hooks:
             except BaseException as error:  # noqa: BLE001 - an observer may raise anything, and the run must go on
                 self._note_failure(impl.plugin, hook, error)
                 continue
-            self._failures.pop(id(impl.plugin), None)
+            self._failures.pop((id(impl.plugin), hook), None)
             if answer is not None:
                 answers.append(answer)
         return answers
 
     def _note_failure(self, plugin: object, hook: str, error: BaseException) -> None:
-        """Count a failure in a row, detach the observer at the third, and report it."""
-        count = self._failures[id(plugin)] = self._failures.get(id(plugin), 0) + 1
+        """Count the failures in a row of one hook, detach the observer at the third, and report it."""
+        key = (id(plugin), hook)
+        count = self._failures[key] = self._failures.get(key, 0) + 1
         fatal = id(plugin) in self._strict
         detached = not fatal and count >= FAILURES_BEFORE_DETACHING
         if detached:

@@ -70,7 +70,7 @@ class RunReporter:
 
     def event(self, name: str, **fields: Any) -> None:
         """Write one record to the run's events and tell the loggers."""
-        self.events.append({"time": round(self.clock(), 3), "event": name, **fields})
+        self._write_event(name, **fields)
         self._pass_on(lambda: self.hooks.event(self.run, name, fields))
 
     def warning(self, message: str) -> None:
@@ -80,14 +80,8 @@ class RunReporter:
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
         """Tell that a checkpoint is safe on disk."""
         self.last_checkpoint = checkpoint
-        self.events.append(
-            {
-                "time": round(self.clock(), 3),
-                "event": "checkpoint_saved",
-                "step": checkpoint.step,
-                "path": str(checkpoint.path),
-                "size_bytes": checkpoint.size_bytes,
-            }
+        self._write_event(
+            "checkpoint_saved", step=checkpoint.step, path=str(checkpoint.path), size_bytes=checkpoint.size_bytes
         )
         self._pass_on(lambda: self.hooks.checkpoint_saved(self.run, checkpoint))
 
@@ -115,20 +109,23 @@ class RunReporter:
         except queue.Full:  # an observer hangs; said below
             pass
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive():
-            self.events.append(
-                {"time": round(self.clock(), 3), "event": "observers_abandoned", "after_seconds": CLOSING_SECONDS}
-            )
         if self._dropped:
-            self.events.append(
-                {"time": round(self.clock(), 3), "event": "observers_too_slow", "records_left_out": self._dropped}
-            )
+            self._write_event("observers_too_slow", records_left_out=self._dropped)
+        if self._thread.is_alive():
+            # It may still want to write, so the files stay open until the process ends.
+            self._write_event("observers_abandoned", after_seconds=CLOSING_SECONDS)
+            return
         self.metrics_log.file.close()
+        self.events.close()
 
     def raise_if_failed(self) -> None:
         """Raise what went wrong in the observers' thread and must end the run."""
         if self._fatal is not None:
             raise self._fatal
+
+    def _write_event(self, name: str, **fields: Any) -> None:
+        """Write one record to the run's events."""
+        self.events.append({"time": round(self.clock(), 3), "event": name, **fields})
 
     # ── the observers' thread ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,15 +158,12 @@ class RunReporter:
 
     def _observer_failed(self, failure: ObserverFailure) -> None:
         """Put a failure into the record; called in the observers' thread."""
-        self.events.append(
-            {
-                "time": round(self.clock(), 3),
-                "event": "observer_failed",
-                "plugin": failure.plugin,
-                "hook": failure.hook,
-                "error": f"{type(failure.error).__name__}: {failure.error}",
-                "detached": failure.detached,
-            }
+        self._write_event(
+            "observer_failed",
+            plugin=failure.plugin,
+            hook=failure.hook,
+            error=f"{type(failure.error).__name__}: {failure.error}",
+            detached=failure.detached,
         )
         if failure.fatal:
             remedy = "its section says on_error: fail; with on_error: detach the run goes on"

@@ -1,0 +1,109 @@
+"""The metrics file holds each record once, whole, as valid JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codex_kernel import metrics
+from codex_kernel.errors import InputError
+from codex_kernel.interfaces import Progress
+from codex_kernel.metrics import MetricsLog, NdjsonFile
+
+
+@contextmanager
+def log(path: Path) -> Iterator[MetricsLog]:
+    """Open the log in this folder, with a clock that stands still."""
+    with closing(NdjsonFile(path / "metrics.ndjson")) as file:
+        yield MetricsLog(file, "r1", lambda: 12.3456)
+
+
+def progress(step: int) -> Progress:
+    """Return a progress at this step."""
+    return Progress(step, 10, step / 3, step * 100, step * 8)
+
+
+def test_a_record_is_one_flat_object(tmp_path: Path) -> None:
+    """Schema, run, time and place come first, then the metrics by their names."""
+    with log(tmp_path) as writer:
+        writer.write(progress(1), {"loss": 2.5, "lr": 1e-3}, "train")
+    assert (tmp_path / "metrics.ndjson").read_text() == (
+        '{"schema": 1, "run_id": "r1", "time": 12.346, "step": 1, "epoch": 0.333333, "tokens": 100, '
+        '"split": "train", "loss": 2.5, "lr": 0.001}\n'
+    )
+
+
+@given(values=st.dictionaries(st.text(min_size=1).filter(lambda n: n not in metrics.RESERVED), st.floats()))
+def test_any_value_is_written_as_valid_json(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, float]
+) -> None:
+    """NaN and infinities become null and are named; everything else reads back as it was."""
+    folder = tmp_path_factory.mktemp("metrics")
+    with log(folder) as writer:
+        writer.write(progress(1), values, "train")
+    (record,) = metrics.read(folder / "metrics.ndjson")
+    for name, value in values.items():
+        assert record[name] == (value if math.isfinite(value) else None)
+    nonfinite = [name for name, value in values.items() if not math.isfinite(value)]
+    assert record.get("nonfinite", []) == nonfinite
+
+
+def test_a_metric_cannot_take_the_name_of_a_field(tmp_path: Path) -> None:
+    """`step` and its like belong to the record."""
+    with log(tmp_path) as writer, pytest.raises(ValueError, match="a metric cannot be named step"):
+        writer.write(progress(1), {"step": 3.0}, "train")
+
+
+def test_cutting_back_keeps_the_tail_beside_and_appends_after_it(tmp_path: Path) -> None:
+    """After a resume each step is there once, and what was cut is not lost."""
+    with log(tmp_path) as first:
+        first.write(progress(1), {"loss": 3.0}, "train")
+        size = first.file.size
+        first.write(progress(2), {"loss": 2.0}, "train")
+    with log(tmp_path) as second:
+        assert second.file.cut(size) > 0
+        second.write(progress(2), {"loss": 2.5}, "train")
+    records = list(metrics.read(tmp_path / "metrics.ndjson"))
+    assert [(record["step"], record["loss"]) for record in records] == [(1, 3.0), (2, 2.5)]
+    (tail,) = tmp_path.glob("metrics.tail-*.ndjson")
+    assert json.loads(tail.read_text())["loss"] == 2.0
+
+
+def test_a_file_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
+    """Lost records are not passed over."""
+    with log(tmp_path) as writer, pytest.raises(InputError, match="has 0 bytes, the checkpoint was saved at 500"):
+        writer.file.cut(500)
+
+
+def test_a_half_line_left_by_a_kill_is_cut_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    """No record is ever joined to a torn one."""
+    path = tmp_path / "metrics.ndjson"
+    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "spl')
+    assert [record["step"] for record in metrics.read(path)] == [1]
+    with log(tmp_path) as writer:
+        writer.write(progress(2), {}, "train")
+    assert [record["step"] for record in metrics.read(path)] == [1, 2]
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path: Path) -> None:
+    """A line that is no JSON is an error with file and line."""
+    (tmp_path / "metrics.ndjson").write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(InputError, match=r"metrics\.ndjson:2: not a JSON record"):
+        list(metrics.read(tmp_path / "metrics.ndjson"))
+
+
+def test_a_series_is_one_metric_of_one_split_without_what_was_not_finite(tmp_path: Path) -> None:
+    """Plots and summaries read (step, value) pairs."""
+    with log(tmp_path) as writer:
+        writer.write(progress(1), {"loss": 3.0}, "train")
+        writer.write(progress(1), {"loss": 3.5}, "validation")
+        writer.write(progress(2), {"loss": math.nan}, "train")
+    records = metrics.read(tmp_path / "metrics.ndjson")
+    assert metrics.series(records, "train", "loss") == [(1, 3.0)]

@@ -1,0 +1,161 @@
+"""Reports reach the disk at once and the observers in order; no observer can hold up a step."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, evolve, field
+
+from codex_kernel import metrics, reporter
+from codex_kernel.errors import PluginError
+from codex_kernel.hooks import Hooks
+from codex_kernel.hookspecs import hookimpl
+from codex_kernel.interfaces import Outcome, Progress
+from codex_kernel.metrics import MetricsLog, NdjsonFile
+from codex_kernel.reporter import RunReporter
+from codex_kernel.testing import make_run
+
+OUTCOME = Outcome("completed", 0, "max_steps reached", 3, 300, 24, 1.0, {}, None, [])
+
+
+@define(eq=False)
+class Watcher:
+    """Keeps what it is told; waits for `gate`, and fails where it is asked to."""
+
+    error: Exception | None = None
+    gate: threading.Event | None = None
+    told: list[Any] = field(factory=list)
+
+    @hookimpl
+    def codex_metrics(self, step: int, split: str) -> None:
+        if self.gate:
+            self.gate.wait(20)
+        if self.error:
+            raise self.error
+        self.told.append((split, step))
+
+    @hookimpl
+    def codex_collect_metrics(self, step: int) -> dict[str, float]:
+        return {"temperature": 20.0 + step}
+
+    @hookimpl
+    def codex_event(self, name: str) -> None:
+        self.told.append(name)
+
+    @hookimpl
+    def codex_run_finished(self, outcome: Outcome) -> None:
+        self.told.append(outcome.status)
+
+
+def begin(folder: Path, *watchers: Watcher, strict: bool = False) -> RunReporter:
+    """Start a reporter with these observers in the run folder of `folder`."""
+    hooks = Hooks()
+    for watcher in reversed(watchers):
+        hooks.register(watcher, "logger 'watcher' (test 1.0)", fail_with_run=strict)
+    run = make_run(folder)
+    made = RunReporter(
+        hooks,
+        MetricsLog(NdjsonFile(run.folder / "metrics.ndjson"), "r1", lambda: 0.0),
+        NdjsonFile(run.folder / "events.ndjson"),
+        clock=lambda: 0.0,
+    )
+    made.start(evolve(run, report=made))
+    return made
+
+
+def report(made: RunReporter, steps: int) -> None:
+    """Report that many steps."""
+    for step in range(1, steps + 1):
+        made.metrics(Progress(step, steps, 0.0, 0, 0), {"loss": 1.0})
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Return the events that were written."""
+    return list(metrics.read(folder / "run" / "events.ndjson"))
+
+
+def test_records_reach_the_file_and_the_observers_in_order(tmp_path: Path) -> None:
+    """Each training record is followed by the metrics of the machine."""
+    watcher = Watcher()
+    made = begin(tmp_path, watcher)
+    report(made, 2)
+    made.finish(OUTCOME)
+    assert watcher.told == [("train", 1), ("system", 1), ("train", 2), ("system", 2), "completed"]
+    records = list(metrics.read(tmp_path / "run" / "metrics.ndjson"))
+    assert [r["step"] for r in records if r["split"] == "train"] == [1, 2]
+    assert [r["temperature"] for r in records if r["split"] == "system"] == [21.0, 22.0]
+
+
+def test_a_failing_observer_is_recorded_detached_and_told_to_the_others(tmp_path: Path) -> None:
+    """The run goes on; the record says who failed, and why."""
+    bad, good = Watcher(error=OSError("no route to host")), Watcher()
+    made = begin(tmp_path, bad, good)
+    report(made, 4)
+    made.finish(OUTCOME)
+    assert [entry for entry in good.told if entry[0] == "train"] == [("train", n) for n in (1, 2, 3, 4)]
+    assert made.detached == ["logger 'watcher' (test 1.0)"]
+    failed = [event for event in events(tmp_path) if event["event"] == "observer_failed"]
+    assert [event["detached"] for event in failed] == [False, False, True]
+    assert failed[0]["error"] == "OSError: no route to host"
+
+
+def test_an_observer_that_must_not_fail_ends_the_run_at_the_next_report(tmp_path: Path) -> None:
+    """`on_error: fail` reaches the training thread as a PluginError."""
+    made = begin(tmp_path, Watcher(error=OSError("no route to host")), strict=True)
+    report(made, 1)
+    made.finish(OUTCOME)
+    with pytest.raises(PluginError, match="failed in codex_metrics: OSError: no route to host"):
+        made.raise_if_failed()
+
+
+def test_a_hanging_observer_neither_blocks_a_step_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that do not fit its queue are counted; the file has them all; the end waits a bounded time."""
+    monkeypatch.setattr(reporter, "CLOSING_SECONDS", 0.2)
+    gate = threading.Event()
+    made = begin(tmp_path, Watcher(gate=gate))
+    report(made, reporter.QUEUE_LENGTH + 50)
+    made.finish(OUTCOME)
+    gate.set()
+    made._calls.put(None)
+    made._thread.join()
+    made.metrics_log.file.close()
+    made.events.close()
+    records = [r for r in metrics.read(tmp_path / "run" / "metrics.ndjson") if r["split"] == "train"]
+    assert len(records) == reporter.QUEUE_LENGTH + 50
+    names = [event["event"] for event in events(tmp_path)]
+    assert "observers_abandoned" in names
+    assert "observers_too_slow" in names
+
+
+def test_a_metric_of_the_machine_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    """An error in the observers' thread that is not an observer's own is raised in the training thread."""
+
+    @define(eq=False)
+    class Thief:
+        @hookimpl
+        def codex_collect_metrics(self) -> dict[str, float]:
+            return {"step": 1.0}
+
+    made = begin(tmp_path)
+    made.hooks.register(Thief(), "thief")
+    report(made, 1)
+    made.finish(OUTCOME)
+    with pytest.raises(PluginError, match="cannot be named step"):
+        made.raise_if_failed()
+
+
+def test_metrics_are_rewound_to_a_checkpoint(tmp_path: Path) -> None:
+    """What was reported after the checkpoint is cut, and the event says so."""
+    made = begin(tmp_path)
+    report(made, 1)
+    state = made.state_dict()
+    report(made, 3)
+    made.load_state_dict(state)
+    made.finish(OUTCOME)
+    assert [r["step"] for r in metrics.read(tmp_path / "run" / "metrics.ndjson")] == [1]
+    assert events(tmp_path)[0]["event"] == "metrics_rewound"

@@ -1,0 +1,149 @@
+"""A run's folder is made once, found again, written whole, and held by one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codex_kernel import runfolder
+from codex_kernel.errors import InputError, LockedError, StorageError
+from codex_kernel.runfolder import RunFolder
+
+
+def new(tmp_path: Path, name: str = "toy") -> RunFolder:
+    """Make a run below tmp_path/runs."""
+    return runfolder.create(tmp_path / "runs", name, tmp_path)
+
+
+def test_a_run_is_found_by_folder_id_start_of_id_and_name(tmp_path: Path) -> None:
+    """All that a user may call a run leads to the same folder."""
+    folder, runs = new(tmp_path), tmp_path / "runs"
+    assert folder.path == runs / "toy" / folder.run_id
+    for word in (str(folder.path), folder.run_id, folder.run_id[:-1], "toy"):
+        assert runfolder.find(runs, word) == folder
+
+
+def test_the_name_means_the_newest_run_and_an_ambiguous_start_is_refused(tmp_path: Path) -> None:
+    """A prefix of several ids is not guessed at."""
+    for run_id in ("20260101-000000-aa00", "20260102-000000-bb00"):
+        path = tmp_path / "runs" / "toy" / run_id
+        path.mkdir(parents=True)
+        about = {"schema": 1, "run_id": run_id, "name": "toy", "base": str(tmp_path)}
+        (path / "run.json").write_text(json.dumps(about))
+    assert runfolder.find(tmp_path / "runs", "toy").run_id == "20260102-000000-bb00"
+    with pytest.raises(InputError, match="is the start of 2 run ids"):
+        runfolder.find(tmp_path / "runs", "2026")
+    with pytest.raises(InputError, match="no run 'nothing'"):
+        runfolder.find(tmp_path / "runs", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"schema": 1}', "cannot be read"),
+        ('{"schema": 99}', "was written by a newer codex"),
+    ],
+)
+def test_a_folder_that_is_no_run_of_this_version_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A damaged or newer run.json is named."""
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        runfolder.open_run(tmp_path)
+
+
+def test_an_exact_folder_must_be_new_or_empty(tmp_path: Path) -> None:
+    """A folder with files is never written into."""
+    exact = tmp_path / "here"
+    exact.mkdir()
+    folder = runfolder.create(tmp_path, "toy", tmp_path, exactly=exact)
+    with pytest.raises(InputError, match="holds a run already") as error:
+        runfolder.create(tmp_path, "toy", tmp_path, exactly=exact)
+    assert f"codex resume {folder.path}" in (error.value.remedy or "")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        runfolder.create(tmp_path, "toy", tmp_path, exactly=tmp_path / "other")
+
+
+HOLD = """
+    import sys
+    from pathlib import Path
+    from codex_kernel.runfolder import open_run
+    with open_run(Path(sys.argv[1])).locked():
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    """The lock names its holder, and ends with it, however it ends."""
+    folder = new(tmp_path)
+    command = [sys.executable, "-c", textwrap.dedent(HOLD), str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=f"is in use by process {holder.pid} on"), folder.locked():
+            pytest.fail("two processes hold one run")
+        holder.kill()
+    with folder.locked():
+        pass
+
+
+@given(data=st.binary(max_size=2000))
+def test_a_file_is_written_whole(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """What is read back is what was written, and nothing else is left behind."""
+    folder = tmp_path_factory.mktemp("whole")
+    runfolder.write_whole(folder / "file", b"before")
+    runfolder.write_whole(folder / "file", data)
+    assert (folder / "file").read_bytes() == data
+    assert os.listdir(folder) == ["file"]
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_one_and_no_rubbish(tmp_path: Path) -> None:
+    """A full disk (here: a limit on file size) is a StorageError with path and bytes, and loses nothing."""
+    script = """
+        import resource, signal, sys
+        from pathlib import Path
+        from codex_kernel.errors import StorageError
+        from codex_kernel.runfolder import write_whole
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        path = Path(sys.argv[1]) / "file"
+        write_whole(path, b"before")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_whole(path, bytes(5000))
+        except StorageError as error:
+            print(error)
+            print(path.read_bytes(), [p.name for p in path.parent.iterdir()])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    message, rest = done.stdout.splitlines()
+    assert message.startswith(f"cannot write {tmp_path / 'file'}: File too large, 5,000 bytes needed, ")
+    assert message.endswith(" free")
+    assert rest == "b'before' ['file']"
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    """A file where a folder should be is named."""
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(StorageError, match="cannot write"):
+        new(tmp_path)
+
+
+def test_a_json_file_that_is_damaged_is_named(tmp_path: Path) -> None:
+    """A half outcome.json is an error with its path; a missing one is None."""
+    assert runfolder.read_json(tmp_path / "outcome.json") is None
+    (tmp_path / "outcome.json").write_text('{"status": "compl')
+    with pytest.raises(InputError, match=r"outcome\.json cannot be read"):
+        runfolder.read_json(tmp_path / "outcome.json")
