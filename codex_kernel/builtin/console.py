@@ -101,7 +101,6 @@ def train_words(metrics: Mapping[str, float]) -> list[str]:
     """Return what a line of progress says of a training record, where the record has it."""
     forms: dict[str, Callable[[Any], str]] = {
         "loss": lambda value: f"loss {value:.4f}",
-        "lr": lambda value: f"lr {value:.2e}",
         "tokens_per_second": lambda value: f"{value:,.0f} tokens/s",
     }
     return [form(metrics[name]) for name, form in forms.items() if name in metrics]

@@ -13,6 +13,9 @@ from typing import Any
 from attrs import define, field
 
 
+_WIDE = 100  # columns of a terminal that has room for a long bar beside the words
+
+
 @define(eq=False)
 class LiveView:
     """A bar for training and one for each piece of work before or beside it, redrawn in place by rich."""
@@ -25,12 +28,13 @@ class LiveView:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        console = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30 if console.width >= _WIDE else 12),
             TextColumn("{task.fields[count]}", markup=False),
             TextColumn("{task.fields[words]}", markup=False),
-            console=Console(stderr=True, highlight=False),
+            console=console,
             redirect_stdout=False,  # standard output may be data for another program
             refresh_per_second=5,
         )
@@ -38,12 +42,15 @@ class LiveView:
 
     def activity(self, name: str, done: float, total: float | None, unit: str) -> None:
         """Show or move the bar of a piece of work; once training goes on, it goes away when the work is done."""
+        finished = total is not None and done >= total
         if name not in self._activities:
+            if finished and self._training is not None:
+                return
             self._activities[name] = self._progress.add_task(printable(name), total=None, count="", words="")
         task = self._activities[name]
         count = f"{_number(done)}/{_number(total)} {unit}" if total is not None else f"{_number(done)} {unit}"
         self._progress.update(task, completed=done, total=total, count=printable(count))
-        if self._training is not None and total is not None and done >= total:
+        if finished and self._training is not None:
             self._progress.remove_task(self._activities.pop(name))
 
     def progress(

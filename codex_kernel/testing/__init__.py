@@ -5,6 +5,16 @@ One rule: it is used as a third party uses it; codex's own plugins pass the same
 
 from __future__ import annotations
 
+from codex_kernel.testing.dataset import DatasetContract
+from codex_kernel.testing.logger import LoggerContract
+from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
 
-__all__ = ["NeverStop", "RecordingReporter", "make_run"]
+__all__ = [
+    "DatasetContract",
+    "LoggerContract",
+    "NeverStop",
+    "RecordingReporter",
+    "TokenizerContract",
+    "make_run",
+]
