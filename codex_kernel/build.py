@@ -11,12 +11,13 @@ from pathlib import Path
 
 from attrs import frozen
 
-from codex_kernel.data.build import TokenData, build, default_fingerprint
-from codex_kernel.data.split import train_texts
+from codex_kernel.data.build import build
+from codex_kernel.data.encode import default_fingerprint
+from codex_kernel.data.select import train_texts
+from codex_kernel.data.store import TokenData
 from codex_kernel.errors import InputError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
-    EvaluateOptions,
     Evaluation,
     Parts,
     RunContext,
@@ -41,9 +42,9 @@ def build_source(plan: Plan, hooks: Hooks, run: RunContext, saved: Path) -> Sour
 
     saved: where the tokenizer's files are, or will be; a run that goes on finds them there.
     """
-    options, seed = plan.manifest.data, plan.manifest.seed
+    options, seed = plan.data, plan.seed
     documents = hooks.dataset(run)
-    corpus = train_texts(documents, options, seed)
+    corpus = train_texts(documents, options, seed=seed)
     tokenizer = build_tokenizer(hooks, run, corpus, saved)
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
     data = build(
@@ -85,7 +86,6 @@ def build_parts(
     """
     model = hooks.model(run, source.tokenizer, materialize=materialize)
     checkpointer = hooks.checkpointer(run, checkpoints, read_only=read_only)
-    evaluate = plan.manifest.evaluate
 
     def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
         return {"loss": evaluation.loss_sum / evaluation.tokens, **hooks.metric(evaluation)}
@@ -95,7 +95,7 @@ def build_parts(
         data=source.data,
         model=model,
         checkpointer=checkpointer,
-        evaluate=EvaluateOptions(every_steps=evaluate.every_steps, max_blocks=evaluate.max_blocks),
+        evaluate=plan.evaluate,
         evaluation_metrics=evaluation_metrics,
     )
 

@@ -21,7 +21,7 @@ def generate(plan: Plan, folder: RunFolder, cache: Path, report: Reporter, reque
     run = RunContext(
         run_id=folder.run_id,
         name=folder.name,
-        seed=plan.manifest.seed,
+        seed=plan.seed,
         folder=folder.path,
         cache=cache,
         base=folder.base,

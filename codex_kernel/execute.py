@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from attrs import asdict, define, frozen
 
-from codex_kernel import environment
+from codex_kernel import environment, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
 from codex_kernel.errors import CodexError, InputError, NoCheckpointError, StoppedError
 from codex_kernel.hooks import Hooks
@@ -44,7 +43,7 @@ def start(plan: Plan, folder: RunFolder, cache: Path, how: Start) -> Outcome:
         write_whole(folder.manifest, how.manifest_text)
         if how.overrides:
             write_whole(folder.overrides, "".join(f"{line}\n" for line in how.overrides).encode())
-        write_whole(folder.resolved, to_yaml(plan.resolved()))
+        write_whole(folder.resolved, yaml_writer.write(plan.resolved()).encode())
         _write_environment(plan, folder, how.command)
         return _Execution(plan, folder, cache, hooks, resume=False).run()
 
@@ -57,14 +56,8 @@ def resume(plan: Plan, folder: RunFolder, cache: Path, command: Sequence[str]) -
         return _Execution(plan, folder, cache, hooks, resume=True, command=command).run()
 
 
-def to_yaml(value: Mapping[str, Any]) -> bytes:
-    """Return a mapping as YAML that codex reads back to the same values."""
-    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
-    return text.encode()
-
-
 def _write_environment(plan: Plan, folder: RunFolder, command: Sequence[str]) -> None:
-    write_json(folder.environment, environment.describe(command, plan.manifest.seed, folder.base))
+    write_json(folder.environment, environment.describe(command, plan.seed, folder.base))
     write_json(folder.plugins_lock, plan.lock())
 
 
@@ -91,7 +84,7 @@ class _Execution:
         run = RunContext(
             run_id=self.folder.run_id,
             name=self.folder.name,
-            seed=self.plan.manifest.seed,
+            seed=self.plan.seed,
             folder=self.folder.path,
             cache=self.cache,
             base=self.folder.base,

@@ -52,8 +52,8 @@ def foretell(plan: Plan, base: Path, cache: Path, report: Reporter, *, measure: 
         folder = Path(name)
         run = RunContext(
             run_id="plan",
-            name=plan.manifest.name,
-            seed=plan.manifest.seed,
+            name=plan.name,
+            seed=plan.seed,
             folder=folder,
             cache=cache,
             base=base,

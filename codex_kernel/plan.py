@@ -13,11 +13,14 @@ from typing import Any
 from attrs import frozen
 
 from codex_kernel.catalog import Catalog, Entry
+from codex_kernel.data.options import DataOptions
 from codex_kernel.errors import ManifestError, PluginError, Problem
 from codex_kernel.hooks import Hooks
+from codex_kernel.interfaces import EvaluateOptions
 from codex_kernel.loading import load
 from codex_kernel.manifest import Manifest, Section, as_mapping
 from codex_kernel.structure import structure, unstructure
+from codex_kernel.yaml_reader import in_file_order
 
 
 @frozen(eq=False)
@@ -36,9 +39,13 @@ class Chosen:
 
 @frozen(eq=False)
 class Plan:
-    """A run, ready to be built: the manifest and its plugins, in the order of the manifest."""
+    """A run, ready to be built: the kernel's own options and the plugins, in the order of the manifest."""
 
     manifest: Manifest
+    name: str
+    seed: int
+    data: DataOptions
+    evaluate: EvaluateOptions
     chosen: tuple[Chosen, ...]
 
     def of_kind(self, kind: str) -> list[Chosen]:
@@ -82,9 +89,10 @@ class Plan:
 def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Plan:
     """Choose and make the plugins of a manifest; raise ManifestError with `problems` and all that are found here."""
     chosen = [one for section in manifest.sections() if (one := _choose(section, catalog, problems))]
-    if problems:
-        raise ManifestError(problems)
-    return Plan(manifest, tuple(chosen))
+    name, data, evaluate = manifest.name, manifest.data, manifest.evaluate
+    if problems or name is None or data is None or evaluate is None:
+        raise ManifestError(in_file_order(problems))
+    return Plan(manifest, name, manifest.seed, data, evaluate.options, tuple(chosen))
 
 
 def _choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chosen | None:
@@ -94,9 +102,6 @@ def _choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chos
         plugin_class = load(entry)
     except PluginError as error:
         problems.append(Problem(section.where, section.path, error.message, error.remedy, plugin=True))
-        # The traceback of a plugin that does not import is worth having under --debug.
-        if error.__cause__ is not None and len(problems) == 1:
-            raise ManifestError(problems) from error
         return None
     plugin = structure(plugin_class, section.options, section.path, problems)
     return None if plugin is None else Chosen(section, entry, plugin)

@@ -53,7 +53,7 @@ def generate(  # noqa: PLR0913 - click passes each option by name
 
     from codex_kernel import continuing  # noqa: PLC0415 - numpy is not needed to reject a run
 
-    request = GenerateRequest(text, max_new_tokens, temperature, top_k, top_p, seed, plan.manifest.data.seq_len)
+    request = GenerateRequest(text, max_new_tokens, temperature, top_k, top_p, seed, plan.data.seq_len)
     pieces = continuing.generate(plan, folder, cache_folder(), TerminalReporter(), request)
     if as_json:
         print_json({"schema_version": 1, "run": str(folder.path), "prompt": text, "text": "".join(pieces)})

@@ -32,7 +32,7 @@ def run(
     from codex_kernel import execute, runfolder  # noqa: PLC0415 - numpy is not needed to reject a manifest
     from codex_kernel.cli.summary import print_summary  # noqa: PLC0415
 
-    folder = runfolder.create(runs, plan.manifest.name, Path.cwd(), exactly=run_dir)
+    folder = runfolder.create(runs, plan.name, Path.cwd(), exactly=run_dir)
     overrides = [*(f"--override-file {file}" for file in override_files), *(f"--set {text}" for text in sets)]
     how = execute.Start(manifest.read_bytes(), overrides, sys.argv)
     outcome = execute.start(plan, folder, cache_folder(), how)

@@ -34,7 +34,7 @@ def validate(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, 
         raise
     plugins = [str(chosen.entry) for chosen in plan.chosen]
     if as_json:
-        print_json({"schema_version": 1, "valid": True, "name": plan.manifest.name, "plugins": plugins})
+        print_json({"schema_version": 1, "valid": True, "name": plan.name, "plugins": plugins})
     else:
         click.echo(f"{manifest}: ok, {len(plugins)} plugins")
         for plugin in plugins:
