@@ -1,0 +1,1 @@
+"""The trainer and the checkpointer of codex that need nothing but torch and safetensors."""

@@ -1,0 +1,264 @@
+"""What a run will need, before it starts: memory by part, steps, disk, and the time of a step.
+
+One rule: nothing of the run is changed; what is counted is counted on the run's own model and data.
+Shapes: B blocks of a micro-batch, T tokens of a block, V vocabulary, D width of the hidden state.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from attrs import define, evolve, field, frozen
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from codex_kernel import (
+    Blocks,
+    Checkpoint,
+    CheckpointState,
+    Data,
+    Estimate,
+    EvaluateOptions,
+    HiddenStates,
+    Model,
+    Parts,
+    PluginError,
+    Progress,
+    RunContext,
+)
+from codex_torch import rng, weights
+from codex_torch.loop import fit, micro_batches
+from codex_torch.loss import CHUNK_TOKENS, chunked
+
+if TYPE_CHECKING:
+    from codex_torch.plugin import TorchTrainer
+
+WARM_UP_STEPS = 1
+TIMED_STEPS = 3
+_FP32_BYTES = 4
+_MOMENTS = 2
+"""Tensors that AdamW keeps for each parameter."""
+
+
+def estimate(options: TorchTrainer, run: RunContext, parts: Parts, *, measure: bool) -> Estimate:
+    """Estimate the run; with `measure` time a few steps on a copy of the model. See `codex_kernel.Estimates`."""
+    model = parts.model
+    if not isinstance(model, nn.Module):
+        raise PluginError(f"the trainer torch needs a torch.nn.Module, got a {type(model).__name__}")
+    train = parts.data.train
+    length = options.length(train)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    notes: list[str] = []
+    with undisturbed_torch():
+        memory = _memory(options, parts, model, trained, notes)
+        seconds = _seconds_per_step(options, run, parts) if measure else None
+    return Estimate(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=trained,
+        memory_bytes=memory,
+        steps=length.steps,
+        tokens=round(length.samples * train.target_tokens / len(train)),
+        checkpoint_bytes=_checkpoint_bytes(model, trained),
+        seconds_per_step=seconds,
+        notes=notes,
+    )
+
+
+@contextmanager
+def undisturbed_torch() -> Iterator[None]:
+    """Leave the random generators and the number of threads as they are."""
+    threads = torch.get_num_threads()
+    try:
+        with rng.undisturbed():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _memory(
+    options: TorchTrainer, parts: Parts, model: nn.Module, trained: int, notes: list[str]
+) -> dict[str, int]:
+    memory = {
+        "weights": _weight_bytes(model),
+        "gradients": trained * _FP32_BYTES,
+        "optimizer": trained * _FP32_BYTES * _MOMENTS,
+    }
+    try:
+        activations, logits = _count_forward(model, parts.data, options.blocks_at_once)
+    except (NotImplementedError, RuntimeError) as error:
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            raise
+        # Some operations look at the values of their tensors, which the meta device does not have.
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        notes.append(
+            f"activations and logits are not known without the weights ({reason}); measure to count them"
+        )
+        return memory
+    if options.precision != "fp32":
+        notes.append("activations are counted in fp32; in bf16 they take about half")
+    return {**memory, "activations": activations, "logits": logits}
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of the model on its device: trained parameters are in fp32, the others as they are."""
+    parameters = sum(
+        p.numel() * (_FP32_BYTES if p.requires_grad else p.element_size()) for p in model.parameters()
+    )
+    return parameters + sum(buffer.nbytes for buffer in model.buffers())
+
+
+def _count_forward(model: nn.Module, data: Data, blocks: int) -> tuple[int, int]:
+    """Run one micro-batch forward; return the bytes kept for the backward pass, and those of logits at their peak."""
+    device = next(model.parameters()).device
+    batch = data.train.gather(data.samples(0, blocks))
+    input_ids_BT, _, position_ids_BT, document_ids_BT = next(micro_batches(batch, blocks, device))
+    inputs = (input_ids_BT, position_ids_BT, document_ids_BT)
+    tokens = input_ids_BT.numel()
+    by_chunks = chunked(model, tokens)
+    kept = _KeptTensors([*model.parameters(), *model.buffers()])
+    was_training = model.training
+    model.train()
+    try:
+        with saved_tensors_hooks(kept.add, lambda tensor: tensor):
+            if by_chunks:
+                cast("HiddenStates", model).hidden(*inputs)
+            else:
+                vocabulary = cast("Model", model)(*inputs).shape[-1]
+    finally:
+        model.train(was_training)
+    if by_chunks:
+        vocabulary, width = cast("HiddenStates", model).head_weight().shape
+        # A chunk of logits, and the gradient of all hidden states, which is made in the forward pass.
+        return kept.bytes, _FP32_BYTES * (CHUNK_TOKENS * vocabulary + tokens * width)
+    # The logits, their log-softmax and its gradient; never more than two of them at a time.
+    return kept.bytes, _FP32_BYTES * 2 * tokens * vocabulary
+
+
+@define(eq=False)
+class _KeptTensors:
+    """Counts the memory that autograd keeps, each storage once and none of the model's own."""
+
+    own: list[Tensor]
+    bytes: int = field(init=False, default=0)
+    _seen: set[int] = field(init=False)
+    _alive: list[Tensor] = field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._seen = {_storage(tensor) for tensor in self.own}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = _storage(tensor)
+        if storage not in self._seen:
+            self._seen.add(storage)
+            self._alive.append(tensor)  # or its storage's number would be given to another one
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return a number for the memory of a tensor; on the meta device there is no address."""
+    return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call] # torch's own
+
+
+def _checkpoint_bytes(model: nn.Module, trained: int) -> int:
+    kept = sum(
+        tensor.nbytes for tensors in weights.saved(model).tensors.values() for tensor in tensors.values()
+    )
+    return kept + trained * _FP32_BYTES * _MOMENTS
+
+
+# ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _seconds_per_step(options: TorchTrainer, run: RunContext, parts: Parts) -> float:
+    """Time a few steps of the real loop on a copy of the model, without evaluation, checkpoints and reports."""
+    steps = WARM_UP_STEPS + TIMED_STEPS
+    timing = _StepTimes()
+    fit(
+        evolve(options, max_steps=steps, epochs=None, max_tokens=None, warmup_steps=0, log_every=1),
+        evolve(run, report=timing, stop=_NeverStop()),
+        evolve(
+            parts,
+            model=copy.deepcopy(parts.model),
+            data=_TrainingOnly(parts.data),
+            checkpointer=_NoCheckpoints(),
+            evaluate=EvaluateOptions(),
+        ),
+        None,
+    )
+    return statistics.median(timing.seconds[WARM_UP_STEPS:])
+
+
+@define(eq=False)
+class _StepTimes:
+    """A reporter that keeps the time of each step and nothing else."""
+
+    seconds: list[float] = field(init=False, factory=list)
+
+    def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:  # noqa: ARG002
+        self.seconds.append(values["step_seconds"])
+
+    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None: ...
+
+    def event(self, name: str, **fields: Any) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+    def checkpoint_saved(self, checkpoint: Checkpoint) -> None: ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@frozen
+class _NeverStop:
+    signal_number: int | None = None
+
+
+@frozen(eq=False)
+class _TrainingOnly:
+    """The run's data without its validation split."""
+
+    data: Data
+    validation: None = None
+
+    @property
+    def train(self) -> Blocks:
+        return self.data.train
+
+    @property
+    def fingerprint(self) -> str:
+        return self.data.fingerprint
+
+    def samples(self, start: int, count: int) -> Any:
+        return self.data.samples(start, count)
+
+
+@frozen
+class _NoCheckpoints:
+    """A checkpointer that keeps nothing."""
+
+    def due(self, step: int) -> bool:  # noqa: ARG002
+        return False
+
+    def save(self, step: int, state: CheckpointState, metrics: Mapping[str, float]) -> None: ...
+
+    def newest(self) -> Checkpoint | None:
+        return None
+
+    def load(self, checkpoint: Checkpoint) -> CheckpointState:
+        raise FileNotFoundError(Path(checkpoint.path))
+
+    def close(self) -> None: ...

@@ -1,0 +1,171 @@
+"""The trainer `torch`: its options, and the hooks that lead to the loop.
+
+One rule: no heavy import here; torch comes in when a hook is called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Literal
+
+from attrs import define, field, frozen
+
+from codex_kernel import (
+    CheckpointState,
+    Estimate,
+    GenerateRequest,
+    InputError,
+    Model,
+    Parts,
+    RunContext,
+    TextPieces,
+    Tokenizer,
+    TrainResult,
+    hookimpl,
+    option,
+)
+
+if TYPE_CHECKING:
+    from codex_kernel import Blocks
+    from codex_torch.schedule import Length, Schedule
+
+LIMITS = ("max_steps", "epochs", "max_tokens")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+@frozen
+class TorchTrainer:
+    """One loop on torch alone: token-weighted loss, AdamW, evaluation, checkpoints, exact resume."""
+
+    max_steps: int | None = option(None, gt=0, help="Optimizer steps of the run.")
+    epochs: float | None = option(None, gt=0, help="Passes over the training split; may be a fraction.")
+    max_tokens: int | None = option(
+        None, gt=0, help="Targets to train on, in whole optimizer steps of the split's mean size, rounded up."
+    )
+    global_batch_size: int = option(16, gt=0, help="Blocks of one optimizer step.")
+    micro_batch_size: int | None = option(
+        None,
+        gt=0,
+        help="Blocks that go through the model at once; gradients add up to the global batch. null: at most 8.",
+    )
+    lr: float = option(3e-4, gt=0, help="The highest learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = option(
+        "cosine", help="How the learning rate goes down after the warm-up."
+    )
+    warmup_steps: int = option(0, ge=0, help="Optimizer steps in which the learning rate rises to lr.")
+    min_lr_ratio: float = option(0.1, ge=0, le=1, help="The learning rate at the end, as a share of lr.")
+    weight_decay: float = option(0.1, ge=0, help="Decay of matrices; vectors (norms, biases) have none.")
+    betas: tuple[float, float] = option((0.9, 0.95), ge=0, lt=1, help="Decay rates of AdamW's two moments.")
+    max_grad_norm: float | None = option(
+        1.0, gt=0, help="Norm that the gradient of all parameters is clipped to; null: never clipped."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto",
+        help="What matrices are multiplied in, over fp32 weights; auto: bf16 where the device is fast at it.",
+    )
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N; auto takes the first GPU that there is.")
+    threads: int | None = option(None, gt=0, help="CPU threads of torch; null: torch's own choice.")
+    log_every: int = option(10, gt=0, help="Optimizer steps between records of metrics.")
+
+    def __attrs_post_init__(self) -> None:
+        given = [name for name in LIMITS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise InputError(
+                f"expected exactly one of {', '.join(LIMITS)}, got {found}",
+                remedy="set one; the others are null: --set trainer.epochs=null --set trainer.max_steps=100",
+            )
+        if self.micro_batch_size is not None and self.micro_batch_size > self.global_batch_size:
+            raise InputError(
+                f"expected micro_batch_size <= {self.global_batch_size}, global_batch_size, got {self.micro_batch_size}",
+                remedy="lower micro_batch_size, or leave it out",
+            )
+        if not _DEVICE.fullmatch(self.device):
+            raise InputError(f"expected device auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+    @property
+    def blocks_at_once(self) -> int:
+        """Blocks of a micro-batch; the last one of a step may have fewer."""
+        return self.micro_batch_size or min(self.global_batch_size, 8)
+
+    def length(self, train: Blocks) -> Length:
+        """Return how many steps the run has over this training split; raise InputError where it has none."""
+        from codex_torch.schedule import Length
+
+        return Length.of(
+            train,
+            self.global_batch_size,
+            max_steps=self.max_steps,
+            epochs=self.epochs,
+            max_tokens=self.max_tokens,
+        )
+
+    def lr_schedule(self, total_steps: int) -> Schedule:
+        """Return the learning rate over a run of that many steps."""
+        from codex_torch.schedule import Schedule
+
+        return Schedule(self.schedule, self.lr, self.warmup_steps, self.min_lr_ratio, total_steps)
+
+    @hookimpl
+    def codex_preflight(self) -> Iterator[str]:
+        """Name the packages that are missing, without importing them."""
+        for package in ("torch", "safetensors"):
+            if importlib.util.find_spec(package) is None:
+                yield f"the package {package} is not installed"
+
+    @hookimpl(wrapper=True, tryfirst=True)
+    def codex_model(self, run: RunContext, materialize: bool) -> Generator[None, Model, Model]:  # noqa: FBT001 - the hook's signature
+        """Seed the generators before the model is built; where shapes are enough, build on the meta device."""
+        import torch
+
+        from codex_torch import rng
+
+        rng.seed_all(run.seed)
+        if materialize:
+            return (yield)
+        with torch.device("meta"):
+            return (yield)
+
+    @hookimpl
+    def codex_trainer(self, run: RunContext, parts: Parts) -> LoopTrainer:
+        """Give the trainer."""
+        return LoopTrainer(self, run, parts)
+
+    @hookimpl
+    def codex_generate(
+        self,
+        run: RunContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        state: CheckpointState,
+        request: GenerateRequest,
+    ) -> TextPieces:
+        """Continue a prompt with any `torch.nn.Module`."""
+        from codex_torch.generate import generate
+        from codex_torch.hardware import choose
+
+        hardware = choose(self.device, self.precision, self.threads, run.report)
+        return generate(hardware, model, tokenizer, state, request)
+
+
+@define(eq=False)
+class LoopTrainer:
+    """The trainer of one run; see `codex_kernel.Trainer` and `codex_kernel.Estimates`."""
+
+    options: TorchTrainer
+    run: RunContext
+    parts: Parts = field(repr=False)
+
+    def fit(self, state: CheckpointState | None) -> TrainResult:
+        """Train to the end, or to a stop request; go on from `state` where it is given."""
+        from codex_torch.loop import fit
+
+        return fit(self.options, self.run, self.parts, state)
+
+    def estimate(self, *, measure: bool) -> Estimate:
+        """Estimate memory, steps, disk and, with `measure`, the time of a step."""
+        from codex_torch.estimate import estimate
+
+        return estimate(self.options, self.run, self.parts, measure=measure)

@@ -1,0 +1,78 @@
+"""Tensors in the safetensors format, written piece by piece.
+
+One rule: a file is never held in memory as a whole, so that its SHA-256 is taken and its bytes are written in one pass.
+The format: 8 bytes with the header's length, the header as JSON, then the tensors' bytes in the header's order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 8
+"""Bytes that the data start at a multiple of, as the safetensors library writes it."""
+
+
+def pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """Yield the bytes of a safetensors file: the header, then tensor after tensor.
+
+    Raises TypeError for a tensor of a dtype that the format does not have.
+    """
+    # Wide types first, as the library does it, so that each tensor is aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    yield memoryview(_header(names, tensors))
+    for name in names:
+        tensor = tensors[name].detach().cpu().contiguous()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def size_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return the bytes of the tensors' data, without the header."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, on the CPU."""
+    return load_file(path, device="cpu")
+
+
+def _header(names: list[str], tensors: Mapping[str, Tensor]) -> bytes:
+    # transformers refuses a file that does not say which library its tensors are from.
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"safetensors has no dtype for {name!r}: {tensor.dtype}")
+        end = offset + tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
