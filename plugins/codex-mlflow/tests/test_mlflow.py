@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_kernel import InputError, Outcome, PluginError
+from codex_kernel.testing.logger import LoggerContract
 from codex_kernel.testing.toys import make_run
 from codex_mlflow import ship
 from codex_mlflow.logger import MLflowLogger, resolve_uri
@@ -442,3 +443,10 @@ def test_the_plugin_class_imports_no_mlflow():
     """Naming the logger in a manifest that is only validated costs nothing."""
     code = "import sys, codex_mlflow.logger; assert not {'mlflow', 'numpy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestMLflowLogger(LoggerContract):
+    """The hooks alone: nothing listens at the other end, and the end of the run does not wait for it."""
+
+    def make(self, folder):
+        return MLflowLogger(tracking_uri="http://127.0.0.1:9", exit_timeout_seconds=0.0)

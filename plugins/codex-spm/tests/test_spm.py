@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_kernel import BatchTokenizer, InputError, SavedTokenizer, StorageError
+from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import make_run
 from codex_spm.tokenizer import SentencePieceTokenizer
 from codex_spm.training import Counts, sentences
@@ -327,3 +328,19 @@ def test_training_is_silent_and_the_plugin_class_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class TestTrainedBPE(TokenizerContract):
+    def make(self, folder):
+        return SentencePieceTokenizer(vocab_size=400)
+
+
+class TestTrainedUnigram(TokenizerContract):
+    def make(self, folder):
+        return SentencePieceTokenizer(vocab_size=340, model_type="unigram")
+
+
+class TestLoaded(TokenizerContract):
+    def make(self, folder):
+        (folder / "llama.model").write_bytes(trained_model())
+        return SentencePieceTokenizer(path="llama.model")
