@@ -10,14 +10,14 @@
     ├── PluginError             7   a plugin is missing, broken, ambiguous or failed
     └── StoppedError        128+n   stopped by signal n, after saving
 
-One rule: a message says what, where, what was expected and what was got; `remedy` says how to mend it.
+One rule: a message says what, where, what was expected and what was got; `remedy` says how to mend it. This module
+imports nothing slow: the quickest commands need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from attrs import frozen
+from typing import NamedTuple
 
 
 class CodexError(Exception):
@@ -37,8 +37,7 @@ class InputError(CodexError):
     exit_code = 2
 
 
-@frozen
-class Problem:
+class Problem(NamedTuple):
     """One fault in what the user wrote.
 
     `where` is `file:line:column` or the override it came from; `path` is the place in the manifest (`$.trainer.lr`),

@@ -44,7 +44,7 @@ def generate(  # noqa: PLR0913 - click passes each option by name
 ) -> None:
     """Continue a prompt with the model of RUN (a run folder, or its id), from its newest checkpoint."""
     from codex_kernel import runfolder  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.cli.terminal import TerminalReporter  # noqa: PLC0415
+    from codex_kernel.cli.quiet import TerminalReporter  # noqa: PLC0415
     from codex_kernel.interfaces import GenerateRequest  # noqa: PLC0415
 
     folder = runfolder.find(runs, run)

@@ -31,7 +31,7 @@ def plan(  # noqa: PLR0913 - click passes each option by name
     """
     made = make_plan(manifest, override_files, sets)
 
-    from codex_kernel.cli.terminal import TerminalReporter  # noqa: PLC0415 - not needed for --help
+    from codex_kernel.cli.quiet import TerminalReporter  # noqa: PLC0415 - not needed for --help
     from codex_kernel.foretell import foretell  # noqa: PLC0415
 
     foretold = foretell(made, Path.cwd(), cache_folder(), TerminalReporter(), measure=not no_measure)

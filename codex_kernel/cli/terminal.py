@@ -1,4 +1,4 @@
-"""What commands share at the terminal: tables, JSON, places, and a reporter for work outside a run.
+"""What commands share at the terminal: tables, JSON and places.
 
 One rule: standard output is data, standard error is talk.
 """
@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from attrs import define
 
 from codex_kernel.errors import InputError
-from codex_kernel.interfaces import Checkpoint, Progress
 
 runs_option = click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder that holds runs."
@@ -73,39 +71,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-@define(eq=False)
-class TerminalReporter:
-    """The reporter of commands that build parts of a run without running it: warnings and activities to stderr."""
-
-    _last: str = ""
-
-    def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:
-        """Leave metrics out: nothing is trained."""
-
-    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:  # noqa: ARG002
-        """Name each piece of work once."""
-        if name != self._last:
-            self._last = name
-            click.echo(f"{name} …", err=True)
-
-    def event(self, name: str, **fields: Any) -> None:
-        """Leave events out: there is no run to record them in."""
-
-    def warning(self, message: str) -> None:
-        """Show the warning."""
-        click.echo(f"warning: {message}", err=True)
-
-    def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
-        """Leave it out: nothing is saved."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return nothing: there is no record to rewind."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Rewind nothing."""
 
 
 def read_prompt(text: str) -> str:
