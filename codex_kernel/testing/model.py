@@ -125,7 +125,7 @@ class ModelContract:
             loss = torch.nn.functional.cross_entropy(model(*inputs)[0].float(), targets_T)
             optimizer.zero_grad()
             loss.backward()
-            losses.append(float(loss))
+            losses.append(loss.item())
             reached |= {name for name, p in trainable.items() if p.grad is not None}
             assert all(p.grad is None or p.grad.isfinite().all() for p in trainable.values())
             optimizer.step()

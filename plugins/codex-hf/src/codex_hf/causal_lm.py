@@ -17,7 +17,7 @@ from codex_kernel import (
     CheckpointState,
     GenerateRequest,
     InputError,
-    Parts,
+    Model,
     RunContext,
     TextPieces,
     Tokenizer,
@@ -92,13 +92,15 @@ class HFCausalLM(Source):
         loading.fit_vocabulary(transformer, tokenizer.vocab_size, resize=self.resize_embeddings)
         return wrap(transformer, self.described())
 
-    # tryfirst: a trainer's generation works for any model and recomputes the whole text for each token.
-    @hookimpl(tryfirst=True)
-    def codex_generate(self, parts: Parts, state: CheckpointState, request: GenerateRequest) -> TextPieces:
-        """Continue a prompt with transformers' key-value cache."""
-        from codex_hf.generation import generate
+    @hookimpl
+    def codex_generate(
+        self, model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
+    ) -> TextPieces | None:
+        """Continue a prompt with transformers' key-value cache; None where another adapter hides the model."""
+        from codex_hf.generation import generate, transformer_of
 
-        return generate(parts.model, parts.tokenizer, state, request)
+        transformer = transformer_of(model)
+        return None if transformer is None else generate(model, transformer, tokenizer, state, request)
 
 
 def _check_no_code(where: str, keys: Mapping[str, Any]) -> None:

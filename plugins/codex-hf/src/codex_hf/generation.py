@@ -27,14 +27,13 @@ _WINDOW_TOKENS = 8
 
 
 def generate(
-    model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
+    model: Model, transformer: Any, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
 ) -> TextPieces:
     """Load the checkpoint's weights and return an iterator over pieces of text, without the prompt.
 
     Raises NoCheckpointError where the checkpoint is of another model.
     """
     load_state(model, state)
-    transformer = transformer_of(model)
     transformer.eval()
     if torch.cuda.is_available():
         transformer.cuda()
@@ -57,12 +56,10 @@ def load_state(model: Model, state: CheckpointState) -> None:
         raise NoCheckpointError(f"the checkpoint is of another model: {error}") from error
 
 
-def transformer_of(model: Model) -> Any:
-    """Return the transformers model inside, adapted or not; raise InputError where there is none."""
+def transformer_of(model: Model) -> Any | None:
+    """Return the transformers model inside, adapted or not; None where there is none."""
     module = model if isinstance(model, HFModule) else getattr(model, "base", None)
-    if not isinstance(module, HFModule):
-        raise InputError(f"{type(model).__name__} is not a transformers model")
-    return module.transformer
+    return module.transformer if isinstance(module, HFModule) else None
 
 
 def _tokens(transformer: Any, prompt: Sequence[int], eos_id: int, request: GenerateRequest) -> Iterator[int]:

@@ -148,6 +148,7 @@ def from_config(config: Any, dtype: torch.dtype, attention: str) -> Any:
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM  # its methods have no types
+    _check_attention(config, attention)
     with quiet(), _explained(f"a {config.model_type} model of this configuration cannot be built"):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
     model.train()
@@ -164,6 +165,7 @@ def from_folder(folder: Path, config: Any, dtype: torch.dtype, attention: str, r
             f"{folder} holds no safetensors file; pickled weights are never loaded",
             remedy="convert the weights with save_pretrained, in a place where running their code does no harm",
         )
+    _check_attention(config, attention)
     with quiet(), _explained(f"the model of {folder} cannot be loaded"):
         model, info = auto.from_pretrained(
             folder,
@@ -179,6 +181,17 @@ def from_folder(folder: Path, config: Any, dtype: torch.dtype, attention: str, r
     _check_filled(folder, info, report)
     model.train()
     return model
+
+
+def _check_attention(config: Any, attention: str) -> None:
+    """Raise InputError where the architecture has no such attention; transformers says so in a paragraph."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if attention == "sdpa" and not kind._supports_sdpa:  # noqa: SLF001 - the only place where a model says it
+        raise InputError(
+            f"{config.model_type} models have no sdpa attention", remedy="set model.attention: eager"
+        )
 
 
 def _check_filled(folder: Path, info: Mapping[str, Any], report: Reporter) -> None:
