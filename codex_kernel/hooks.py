@@ -75,7 +75,8 @@ class Hooks:
         """
         _check_signatures(plugin, label)
         # pluggy would refuse it too, in words that nobody understands.
-        if any(plugin == other for other in self._pm.get_plugins()):
+        # Not get_plugins(): it hashes, and a frozen plugin with a list or mapping among its options has no hash.
+        if any(plugin == other for _, other in self._pm.list_name_plugin()):
             raise InputError(f"{label} is in the manifest twice with the same options", remedy="remove one of the sections")
         try:
             self._pm.register(plugin, name=f"{label} #{len(self._labels)}")

@@ -75,6 +75,20 @@ def test_a_provider_may_take_any_subset_of_the_arguments(tmp_path: Path) -> None
     assert hooks_with(Numbers(3)).dataset(make_run(tmp_path)) == [3]
 
 
+@frozen
+class Unhashable:
+    options: dict[str, int]
+
+    @hookimpl
+    def codex_dataset(self) -> list[int]:
+        return list(self.options.values())
+
+
+def test_options_that_cannot_be_hashed_are_options_too(tmp_path: Path) -> None:
+    """A frozen plugin may hold a list or a mapping, and stand beside another plugin."""
+    assert hooks_with(Numbers(1), Unhashable({"start": 2})).dataset(make_run(tmp_path)) == [2]
+
+
 def test_the_same_section_twice_is_refused_in_plain_words() -> None:
     """Two sections of one plugin must differ in their options."""
     hooks_with(Numbers(1), Numbers(2))
