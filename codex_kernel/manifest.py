@@ -31,6 +31,7 @@ DEFAULT_METRICS = ("perplexity", "bits-per-byte")
 
 PLUGIN_NAME = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 DISTRIBUTION_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_PYTHON_PATH = re.compile(r"[\w./\\-]*\w[.:]\w+|[\w./\\-]+:\w+")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Names that Windows keeps for devices, with or without an extension.
 _DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -120,11 +121,7 @@ def load(
     if len(roots) <= len(override_files):
         raise ManifestError(found)
     root = functools.reduce(overrides.merge, roots)
-    try:
-        root = overrides.apply(root, parsed)
-    except ManifestError as error:
-        found.extend(error.problems)
-    manifest = parse(root, found)
+    manifest = parse(overrides.apply(root, parsed, found), found)
     if problems is None and found:
         raise ManifestError(in_file_order(found))
     if problems is not None:
@@ -301,7 +298,7 @@ def _plugin_name(node: Node, path: str, problems: list[Problem]) -> tuple[str | 
         distribution, slash, name = node.value.rpartition("/")
         if PLUGIN_NAME.fullmatch(name) and (not slash or DISTRIBUTION_NAME.fullmatch(distribution)):
             return distribution or None, name
-        if "." in name or ":" in name:
+        if _PYTHON_PATH.fullmatch(node.value):
             message = f"expected a plugin's name, never a Python path, got {shown(node)}"
             hint = "install a distribution that has the plugin, codex plugins list shows its name"
             problems.append(Problem(node.where, path, message, hint))

@@ -54,22 +54,24 @@ def parse_set(text: str) -> Override:
     return Override(steps, value, where)
 
 
-def apply(root: Node, overrides: Sequence[Override]) -> Node:
+def apply(root: Node, overrides: Sequence[Override], problems: list[Problem] | None = None) -> Node:
     """Return the tree with the overrides in it, the last one winning.
 
     Mappings on the way are made, items of lists are not; a plugin written short (`tokenizer: bytes`) becomes a mapping.
     Where a section gets another `type`, the options that it had before all overrides go: they were another plugin's.
-    Raises ManifestError with all overrides that have no place.
+    Overrides that have no place are left out and added to `problems`, or raised as ManifestError where that is None.
     """
-    problems: list[Problem] = []
+    found: list[Problem] = []
     root = _forget_replaced_plugins(root, overrides)
     for override in overrides:
         try:
             root = _put(root, (), override.steps, override)
         except ManifestError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ManifestError(problems)
+            found.extend(error.problems)
+    if found and problems is None:
+        raise ManifestError(found)
+    if problems is not None:
+        problems.extend(found)
     return root
 
 
@@ -94,7 +96,7 @@ _STEP = re.compile(
     r'|\["(?P<quoted>(?:[^"\\]|\\.)*)"\]'  # ["odd.key"]
     r'|\.?(?P<name>[^.\[\]="]*)'  # name, .name
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME = re.compile(r"_?[A-Za-z0-9][A-Za-z0-9_-]*")
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 

@@ -172,7 +172,8 @@ def _kind_schema(kind: str, classes: Mapping[str, type | None]) -> Schema:
     ]
     objects = [_plugin_schema(kind, name, cls) for name, cls in classes.items()]
     described = f"The {kind}: a plugin's name, or its type and options."
-    return {"description": described, "anyOf": [*_names(short), *objects]}
+    # The dialect wants at least one choice; without a plugin nothing can be written.
+    return {"description": described, "anyOf": [*_names(short), *objects] or [False]}
 
 
 def _names(names: list[str]) -> list[Schema]:

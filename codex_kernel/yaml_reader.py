@@ -88,7 +88,7 @@ def child_path(path: str, key: str | int) -> str:
     """Return the path of a child: `$.a`, `$.a[0]`, `$.a["odd key"]`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    if re.fullmatch(r"[\w-]+", key):
+    if re.fullmatch(r"_?[A-Za-z][A-Za-z0-9_-]*", key):
         return f"{path}.{key}"
     quoted = key.replace("\\", "\\\\").replace('"', '\\"')
     return f'{path}["{quoted}"]'

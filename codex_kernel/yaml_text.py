@@ -85,5 +85,5 @@ def _close_file(path: Path) -> str | None:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         return None
-    close = difflib.get_close_matches(path.name, names, n=1)
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
     return f"did you mean {str(path.parent / close[0])!r}?" if close else None
