@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attrs import frozen
+
 from codex_kernel.data.build import build
 from codex_kernel.data.options import DataOptions
 from codex_kernel.interfaces import IGNORE_INDEX, Document

@@ -12,7 +12,6 @@ from typing import Any
 
 from attrs import define, field
 
-
 _WIDE = 100  # columns of a terminal that has room for a long bar beside the words
 
 

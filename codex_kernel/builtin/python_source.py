@@ -137,12 +137,13 @@ def _distribution_files(text: str, exclude: list[str]) -> list[_SourceFile]:
 
 def _standard_library_files(exclude: list[str]) -> list[_SourceFile]:
     root = Path(sysconfig.get_path("stdlib"))
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if path.is_file()]
+    tops = [path for path in root.iterdir() if path.name not in _NOT_STANDARD]
+    paths = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*.py"))]
+    names = [path.relative_to(root).as_posix() for path in paths if path.suffix == ".py" and path.is_file()]
     return [
         _SourceFile(f"{_STANDARD_LIBRARY}/{name}", root / name, None)
-        for name in sorted(names)
-        if name.split("/")[0] not in _NOT_STANDARD
-        and not excluded(name, [*exclude, "idle_test", "__pycache__"])
+        for name in names
+        if not excluded(f"{_STANDARD_LIBRARY}/{name}", [*exclude, "idle_test", "__pycache__"])
     ]
 
 

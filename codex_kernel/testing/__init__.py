@@ -5,6 +5,7 @@ One rule: it is used as a third party uses it; codex's own plugins pass the same
 
 from __future__ import annotations
 
+from codex_kernel.testing import _rewrite as _rewrite
 from codex_kernel.testing.dataset import DatasetContract
 from codex_kernel.testing.logger import LoggerContract
 from codex_kernel.testing.tokenizer import TokenizerContract

@@ -10,19 +10,21 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
+from token_builders import ByteTokens, CountingTokens, documents, make_data
+
 from codex_kernel.data.encode import default_fingerprint
 from codex_kernel.data.options import DataOptions
 from codex_kernel.data.select import train_texts
 from codex_kernel.errors import InputError, PluginError, StorageError
 from codex_kernel.interfaces import Blocks, Data, Document
 from codex_kernel.testing import RecordingReporter
-from token_builders import ByteTokens, CountingTokens, documents, make_data
 
 TESTS = Path(__file__).parents[1]
 WORDS = [f"document number {n} has some words of its own" for n in range(40)]
 
 
 def key_of(data):
+    """Return the name of the data's folder."""
     return data.report["key"]
 
 
@@ -301,6 +303,7 @@ def test_damaged_tokens_are_built_again(tmp_path, damage):
 
 
 def rebuilt_events(cache):
+    """Return the events of building the same data once more."""
     report = RecordingReporter()
     make_data(documents(*WORDS), cache, report=report)
     return report.events

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from codex_kernel.data.order import LARGEST, samples
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codex_kernel.data.order import LARGEST, samples
 
 SIZES = st.integers(1, 300) | st.integers(4000, 5000) | st.sampled_from([2**16 - 1, 2**16, 2**16 + 1])
 

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codex_kernel.interfaces import IGNORE_INDEX, Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_builders import EOS, ByteTokens, documents, make_data, slow_blocks
+
+from codex_kernel.interfaces import IGNORE_INDEX, Document
 
 TEXTS = st.lists(st.text(max_size=20), min_size=1, max_size=12)
 PROMPTED = st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), min_size=1, max_size=10)
@@ -23,6 +24,7 @@ def built(pairs, seq_len, **options):
 
 
 def trainable(pairs):
+    """Say whether there is anything to train on."""
     return any(text or prompt for prompt, text in pairs)
 
 

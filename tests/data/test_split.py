@@ -1,6 +1,7 @@
-from codex_kernel.data.split import in_validation
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codex_kernel.data.split import in_validation
 
 GROUPS = st.lists(st.text(), unique=True)
 FRACTIONS = st.floats(0, 1, exclude_max=True)
