@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -106,7 +108,8 @@ def adapt(model: Any, options: LoRA, run: RunContext) -> LoRAModule:
     head = model.head_weight() if isinstance(model, HiddenStates) else None
     config = _peft_config(inner, model, options, head)
     try:
-        adapted = peft.get_peft_model(inner, config, autocast_adapter_dtype=True)
+        with _without_version_warnings():
+            adapted = peft.get_peft_model(inner, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise InputError(f"adapters: lora cannot be applied: {error}", remedy=_remedy(inner)) from error
     adapted.peft_config["default"].base_model_name_or_path = _hub_name(model)
@@ -117,6 +120,14 @@ def adapt(model: Any, options: LoRA, run: RunContext) -> LoRAModule:
     run.report.event("lora", trainable_parameters=trainable, parameters=total, base_sha256=digest)
     plain_head = head is not None and not _adapts(inner, head)
     return (LoRAModuleWithHead if plain_head else LoRAModule)(model, adapted, digest)
+
+
+@contextmanager
+def _without_version_warnings() -> Iterator[None]:
+    """Silence what PEFT does that transformers is going to rename: it concerns their authors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
 
 
 def _peft_config(inner: nn.Module, model: nn.Module, options: LoRA, head: torch.Tensor | None) -> Any:
