@@ -21,7 +21,7 @@ from codex_kernel.data.activity import Activity
 from codex_kernel.data.encode import Encoded, check_eos, encode
 from codex_kernel.data.options import DataOptions
 from codex_kernel.data.pack import SplitFacts, SplitWriter
-from codex_kernel.data.select import ContentDigest, Selection, Verdict, select
+from codex_kernel.data.select import ContentDigest, Selection, Verdict, read, select
 from codex_kernel.data.store import TokenData
 from codex_kernel.errors import InputError, StorageError
 from codex_kernel.interfaces import Document, Reporter, Tokenizer
@@ -125,7 +125,7 @@ def _used(job: _Job) -> Iterator[Document]:
     verdicts = job.selection.verdicts
     content = ContentDigest()
     seen = 0
-    for seen, document in enumerate(job.documents, 1):
+    for seen, document in enumerate(read(job.documents), 1):
         content.add(document)
         if seen <= len(verdicts) and verdicts[seen - 1] in _SPLITS:
             yield document

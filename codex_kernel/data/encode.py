@@ -49,10 +49,11 @@ def default_fingerprint(tokenizer: Tokenizer, description: str) -> str:
     """Return a fingerprint for a tokenizer that has none of its own.
 
     `description` must hold all that it is made from (plugin, version, options); vocabulary size, end-of-text and the
-    ids of a fixed piece of code are added.
+    ids of a fixed piece of code are added. Raises PluginError where the tokenizer fails on it.
     """
     digest = hashlib.sha256()
-    ids = [int(number) for number in tokenizer.encode(_PROBE)]
+    probe = Document("probe", "probe", _PROBE)
+    ids = _checked_ids(_call(tokenizer, _PROBE, probe), probe, tokenizer.vocab_size).tolist()
     for part in (description, tokenizer.vocab_size, tokenizer.eos_id, ids):
         digest.update(f"{part!r}\n".encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from codex_kernel.data.activity import Activity
 from codex_kernel.data.options import DataOptions
 from codex_kernel.data.split import in_validation
-from codex_kernel.errors import InputError, PluginError
+from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.interfaces import CorpusText, Document, Reporter
 
 _DIGEST_BYTES = 16  # of sha256: two documents out of 10^12 fall together with a chance of 10^-15
@@ -86,14 +86,13 @@ class _Judge:
     _texts: set[bytes] = field(init=False, factory=set)
     _seen: int = field(init=False, default=0)
 
-    def verdict(self, document: object) -> Verdict:
-        checked = _checked(document)
-        self._refuse_repeated_id(checked)
-        if not checked.text and not checked.prompt:
+    def verdict(self, document: Document) -> Verdict:
+        self._refuse_repeated_id(document)
+        if not document.text and not document.prompt:
             return Verdict.EMPTY
-        if self._repeated(checked) and self.options.duplicates == "drop":
+        if self._repeated(document) and self.options.duplicates == "drop":
             return Verdict.DUPLICATE
-        kept = in_validation(checked.group, fraction=self.options.validation_fraction, seed=self.seed)
+        kept = in_validation(document.group, fraction=self.options.validation_fraction, seed=self.seed)
         return Verdict.VALIDATION if kept else Verdict.TRAIN
 
     def _refuse_repeated_id(self, document: Document) -> None:
@@ -127,7 +126,7 @@ def select(documents: Iterable[Document], options: DataOptions, *, seed: int, re
     splits = {Verdict.TRAIN: SplitCounts(), Verdict.VALIDATION: SplitCounts()}
     groups: set[str] = set()
     activity = Activity(report, "read", "documents")
-    for document in documents:
+    for document in read(documents):
         verdict = judge.verdict(document)
         content.add(document)
         verdicts.append(verdict)
@@ -140,6 +139,20 @@ def select(documents: Iterable[Document], options: DataOptions, *, seed: int, re
     )
     _refuse_empty(selection, options)
     return selection
+
+
+def read(documents: Iterable[Document]) -> Iterator[Document]:
+    """Go through the documents; raise PluginError where the dataset fails other than by an error of codex."""
+    seen, last = 0, ""
+    try:
+        for document in documents:
+            yield _checked(document)
+            seen, last = seen + 1, document.id
+    except CodexError:
+        raise
+    except Exception as error:
+        after = f" after {seen} documents, the last one {last!r}" if seen else ""
+        raise PluginError(f"the dataset failed{after}: {type(error).__name__}: {error}") from error
 
 
 def train_texts(documents: Iterable[Document], options: DataOptions, *, seed: int) -> CorpusText:
@@ -159,7 +172,7 @@ class _TrainTexts:
 
     def __iter__(self) -> Iterator[str]:
         judge = _Judge(self.options, self.seed)
-        for document in self.documents:
+        for document in read(self.documents):
             if judge.verdict(document) is Verdict.TRAIN:
                 yield document.prompt + document.text
 

@@ -401,7 +401,7 @@ def test_a_cache_that_is_a_file_is_explained(tmp_path):
 
 
 def test_errors_of_reading_are_not_errors_of_storing(tmp_path):
-    """An OSError that the dataset raises is passed on as it is."""
+    """Whatever the dataset raises is a PluginError that says how far it came, an OSError of its files as well."""
 
     class Vanishing:
         passes = 0
@@ -412,7 +412,7 @@ def test_errors_of_reading_are_not_errors_of_storing(tmp_path):
             if self.passes > 1:
                 raise FileNotFoundError(2, "gone")
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(PluginError, match="failed after 1 documents, the last one 'd0': FileNotFoundError"):
         make_data(Vanishing(), tmp_path)
 
 
