@@ -17,7 +17,7 @@ from codex_kernel.runfolder import RunFolder
 
 def generate(plan: Plan, folder: RunFolder, cache: Path, report: Reporter, request: GenerateRequest) -> TextPieces:
     """Return the continuation of the prompt by the run's newest whole checkpoint, piece by piece."""
-    hooks = plan.hooks()
+    hooks = plan.hooks()  # no preflight: the data is not needed, and may be gone
     run = RunContext(
         run_id=folder.run_id,
         name=folder.name,

@@ -16,11 +16,11 @@ from attrs import asdict, define, frozen
 
 from codex_kernel import environment, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
-from codex_kernel.errors import CodexError, InputError, NoCheckpointError, StoppedError
+from codex_kernel.errors import CodexError, NoCheckpointError, StoppedError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import Checkpointer, CheckpointState, Outcome, RunContext, TrainResult
 from codex_kernel.metrics import MetricsLog, NdjsonFile
-from codex_kernel.plan import Plan, changed_plugins, preflight
+from codex_kernel.plan import Plan, changed_plugins
 from codex_kernel.reporter import RunReporter
 from codex_kernel.runfolder import RunFolder, read_json, write_json, write_whole
 from codex_kernel.stopping import SignalStop
@@ -35,24 +35,20 @@ class Start:
     command: Sequence[str]
 
 
-def start(plan: Plan, folder: RunFolder, cache: Path, how: Start) -> Outcome:
+def start(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, how: Start) -> Outcome:
     """Run a plan from its first step in a new folder, and return how it ended."""
     with folder.locked():
-        hooks = plan.hooks()
-        preflight(plan, hooks, folder.base, cache)
         write_whole(folder.manifest, how.manifest_text)
         if how.overrides:
             write_whole(folder.overrides, "".join(f"{line}\n" for line in how.overrides).encode())
         write_whole(folder.resolved, yaml_writer.write(plan.resolved()).encode())
         _write_environment(plan, folder, how.command)
-        return _Execution(plan, folder, cache, hooks, resume=False).run()
+        return _Execution(plan, folder, cache, hooks, resume=False, command=how.command).run()
 
 
-def resume(plan: Plan, folder: RunFolder, cache: Path, command: Sequence[str]) -> Outcome:
+def resume(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, command: Sequence[str]) -> Outcome:
     """Go on with a run from its newest whole checkpoint, and return how it ended."""
     with folder.locked():
-        hooks = plan.hooks()
-        preflight(plan, hooks, folder.base, cache)
         return _Execution(plan, folder, cache, hooks, resume=True, command=command).run()
 
 
@@ -70,7 +66,7 @@ class _Execution:
     cache: Path
     hooks: Hooks
     resume: bool
-    command: Sequence[str] = ()
+    command: Sequence[str]
 
     def run(self) -> Outcome:
         """Run to the end; write the outcome and tell the observers, also where an error ends it."""
@@ -200,11 +196,3 @@ def _json(outcome: Outcome) -> dict[str, Any]:
     values = asdict(outcome)
     values["metrics"] = {name: value if math.isfinite(value) else None for name, value in outcome.metrics.items()}
     return values
-
-
-def resolved_text(folder: RunFolder) -> bytes:
-    """Return the text of the manifest as the run was started with; raise InputError where the run never began."""
-    try:
-        return folder.resolved.read_bytes()
-    except OSError as error:
-        raise InputError(f"{folder.path} has no {folder.resolved.name}: the run never began", remedy="start it again") from error

@@ -46,8 +46,7 @@ def foretell(plan: Plan, base: Path, cache: Path, report: Reporter, *, measure: 
     With `measure` the model gets its weights and a few steps are timed; without, it has shapes only. The encoded data
     stays in the cache, where the run finds it.
     """
-    hooks = plan.hooks()
-    preflight(plan, hooks, base, cache)
+    hooks = preflight(plan, base, cache)
     with tempfile.TemporaryDirectory(prefix="codex-plan-") as name:
         folder = Path(name)
         run = RunContext(

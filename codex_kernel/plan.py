@@ -107,8 +107,9 @@ def _choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chos
     return None if plugin is None else Chosen(section, entry, plugin)
 
 
-def preflight(plan: Plan, hooks: Hooks, base: Path, cache: Path) -> None:
-    """Ask the plugins what would go wrong later; raise ManifestError with all of it."""
+def preflight(plan: Plan, base: Path, cache: Path) -> Hooks:
+    """Return the plan's hooks, its plugins asked what would go wrong later; raise ManifestError with all of it."""
+    hooks = plan.hooks()
     sections = {id(chosen.plugin): chosen.section for chosen in plan.chosen}
     problems = [
         Problem(sections[id(plugin)].where, sections[id(plugin)].path, message)
@@ -116,6 +117,7 @@ def preflight(plan: Plan, hooks: Hooks, base: Path, cache: Path) -> None:
     ]
     if problems:
         raise ManifestError(problems)
+    return hooks
 
 
 def _record_sha256(metadata: Path) -> str | None:

@@ -21,6 +21,7 @@ the folder's lock.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -106,6 +107,12 @@ class RunFolder:
         """How the run ended."""
         return self.path / "outcome.json"
 
+    def begun(self) -> Path:
+        """Return the resolved manifest; raise InputError where the run never got as far as writing it."""
+        if not self.resolved.exists():
+            raise InputError(f"{self.path} has no {self.resolved.name}: the run never began", remedy="start it again")
+        return self.resolved
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; raise LockedError, naming the holder, where another process has it.
@@ -115,16 +122,39 @@ class RunFolder:
         with storage_errors(self.path):
             file = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _locked(self.path, file) from None
+            if not _lock(file):
+                raise _locked(self.path, file)
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(holder).encode(), 0)
             yield
         finally:
             os.close(file)
+
+
+    def is_held(self) -> bool:
+        """Say whether a process works in the folder; changes nothing, so that a run can be looked at by anyone."""
+        try:
+            file = os.open(self.path / "run.lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
+
+def _lock(file: int) -> bool:
+    """Take the lock; a process that only looks (`is_held`) may have it for an instant, so try for half a second."""
+    for wait in (0.0, 0.05, 0.15, 0.3):
+        time.sleep(wait)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 def _locked(path: Path, file: int) -> LockedError:

@@ -49,7 +49,7 @@ def generate(  # noqa: PLR0913 - click passes each option by name
 
     folder = runfolder.find(runs, run)
     text = read_prompt(prompt)
-    plan = make_plan(folder.resolved, (), ())
+    plan = make_plan(folder.begun(), (), ())
 
     from codex_kernel import continuing  # noqa: PLC0415 - numpy is not needed to reject a run
 

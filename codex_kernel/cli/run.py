@@ -27,7 +27,11 @@ def run(
     manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...], runs: Path, run_dir: Path | None
 ) -> int:
     """Run MANIFEST from its first step."""
+    from codex_kernel.plan import preflight  # noqa: PLC0415 - not needed for --help
+
     plan = make_plan(manifest, override_files, sets)
+    # Before the folder is made: a run that cannot begin leaves nothing behind.
+    hooks = preflight(plan, Path.cwd(), cache_folder())
 
     from codex_kernel import execute, runfolder  # noqa: PLC0415 - numpy is not needed to reject a manifest
     from codex_kernel.cli.summary import print_summary  # noqa: PLC0415
@@ -35,6 +39,6 @@ def run(
     folder = runfolder.create(runs, plan.name, Path.cwd(), exactly=run_dir)
     overrides = [*(f"--override-file {file}" for file in override_files), *(f"--set {text}" for text in sets)]
     how = execute.Start(manifest.read_bytes(), overrides, sys.argv)
-    outcome = execute.start(plan, folder, cache_folder(), how)
+    outcome = execute.start(plan, hooks, folder, cache_folder(), how)
     print_summary(folder, outcome)
     return outcome.exit_code

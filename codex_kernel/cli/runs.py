@@ -105,15 +105,11 @@ def _number(value: float | None) -> str:
 def _row(folder: RunFolder) -> dict[str, Any]:
     """Return what a list says of a run; a run without an outcome runs still, or was killed."""
     from codex_kernel import metrics  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.errors import LockedError  # noqa: PLC0415
     from codex_kernel.runfolder import read_json  # noqa: PLC0415
 
-    outcome = read_json(folder.outcome)
-    try:
-        with folder.locked():
-            status = outcome["status"] if outcome else "interrupted"
-    except LockedError:
-        status, outcome = "running", None
+    running = folder.is_held()
+    outcome = None if running else read_json(folder.outcome)
+    status = "running" if running else outcome["status"] if outcome else "interrupted"
     records = list(metrics.read(folder.metrics))
     last = records[-1] if records else {"step": 0, "tokens": 0}
     validation = metrics.series(iter(records), "validation", "loss")

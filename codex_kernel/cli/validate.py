@@ -23,7 +23,7 @@ def validate(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, 
 
     try:
         plan = make_plan(manifest, override_files, sets)
-        preflight(plan, plan.hooks(), Path.cwd(), cache_folder())
+        preflight(plan, Path.cwd(), cache_folder())
     except ManifestError as error:
         if as_json:
             rows = [
