@@ -164,7 +164,7 @@ def test_a_recurrent_architecture_is_refused(tmp_path):
 
 
 def test_an_unknown_key_is_named_with_the_nearest(tmp_path):
-    """transformers keeps an unknown key silently; here it is an error with a suggestion."""
+    """An unknown key, which transformers would keep silently, is an error with a suggestion."""
     with pytest.raises(
         InputError, match=r"config.num_hiden_layers: llama has no such key; did you mean num_hidden_layers\?"
     ):

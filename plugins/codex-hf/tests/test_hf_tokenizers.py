@@ -11,7 +11,7 @@ import tokenizers
 import transformers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from codex_hf.bpe import HFBPETokenizer
+from codex_hf.bpe import EOS_TOKEN, HFBPETokenizer
 from codex_hf.pretrained_tokenizer import HFTokenizer
 from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer
 from codex_kernel.testing.tokenizer import CORPUS, PROBES, TokenizerContract
@@ -24,7 +24,7 @@ def trained(folder: Path, corpus: Any = CORPUS, **options: Any) -> Any:
     return plugin.codex_tokenizer(make_run(folder), corpus, None)
 
 
-def stored(folder: Path, change: Any = None, *, eos_token: Any = "<|endoftext|>") -> Path:
+def stored(folder: Path, change: Any = None, *, eos_token: Any = EOS_TOKEN) -> Path:
     """Write a tokenizer folder as a pretrained model has it, after `change` to its tokenizer.json."""
     folder.mkdir(parents=True)
     backend = tokenizers.Tokenizer.from_str(trained(folder.parent).backend.to_str())
@@ -120,7 +120,7 @@ def test_training_reports_its_activity(tmp_path):
 @pytest.mark.parametrize("corpus", [None, [], [""]])
 def test_nothing_to_train_on_is_an_error(tmp_path, corpus):
     """Without corpus, file and earlier run, and with an empty corpus, the run ends."""
-    with pytest.raises(PluginError, match="nothing to train on|no text to train on"):
+    with pytest.raises(PluginError, match=r"nothing to train on|no text to train on"):
         trained(tmp_path, corpus)
 
 
@@ -197,7 +197,7 @@ def test_the_vocabulary_is_not_changed(tmp_path):
 
 
 def test_truncation_padding_and_template_are_switched_off(tmp_path):
-    """Truncation, padding and beginning-of-text tokens that are baked into the file have no effect, nor on the digest."""
+    """Truncation, padding and beginning-of-text tokens stored in the file change neither ids nor fingerprint."""
 
     def bake(backend):
         backend.enable_truncation(4)

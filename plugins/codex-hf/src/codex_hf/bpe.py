@@ -47,13 +47,13 @@ class HFBPETokenizer:
     """Byte-level BPE of the `tokenizers` library; any text round-trips, and no token is ever unknown."""
 
     vocab_size: int = option(
-        8192, help="tokens of the vocabulary, special tokens and the 256 bytes included", ge=257
+        8192, help="Tokens of the vocabulary, special tokens and the 256 bytes included.", ge=257
     )
-    min_frequency: int = option(2, help="how often a pair of tokens must occur to be merged", ge=1)
-    special_tokens: list[str] = option(factory=list, help="further special tokens, after eos_token")
-    eos_token: str = option(EOS_TOKEN, help="the token that ends each document")
+    min_frequency: int = option(2, help="How often a pair of tokens must occur to be merged.", ge=1)
+    special_tokens: list[str] = option(factory=list, help="Further special tokens, after eos_token.")
+    eos_token: str = option(EOS_TOKEN, help="The token that ends each document.")
     path: Path | None = option(
-        None, help="load this tokenizer.json instead of training (relative to the manifest)"
+        None, help="Load this tokenizer.json instead of training (relative to the manifest)."
     )
 
     def __attrs_post_init__(self) -> None:

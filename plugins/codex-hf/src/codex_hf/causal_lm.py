@@ -34,21 +34,22 @@ class HFCausalLM(Source):
     """A causal language model: `config` builds one from scratch, a source loads a pretrained one."""
 
     config: dict[str, Any] | None = option(
-        None, help="configuration of a new model: model_type and keys of its transformers configuration class"
+        None,
+        help="Configuration of a new model: model_type and keys of its transformers configuration class.",
     )
     overrides: dict[str, Any] = option(
         factory=dict,
-        help="keys of the pretrained configuration to replace, such as num_hidden_layers to cut it",
+        help="Keys of the pretrained configuration to replace, such as num_hidden_layers to cut it.",
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = option(
-        "sdpa", help="how attention is computed; eager is the plain formula"
+        "sdpa", help="How attention is computed; eager is the plain formula."
     )
     param_dtype: Literal["float32", "bfloat16"] = option(
-        "float32", help="precision of the parameters (the trainer's precision is that of the computation)"
+        "float32", help="Precision of the parameters (the trainer's precision is that of the computation)."
     )
     resize_embeddings: bool = option(
         default=False,
-        help="add random embedding rows where the tokenizer has more tokens than a pretrained model",
+        help="Add random embedding rows where the tokenizer has more tokens than a pretrained model.",
     )
 
     def __attrs_post_init__(self) -> None:

@@ -17,20 +17,20 @@ from codex_kernel import Model, RunContext, hookimpl, option
 class LoRA:
     """Freeze the model and train low-rank adapters beside its linear layers, for transformers models and any module."""
 
-    r: int = option(8, help="rank of the adapters", ge=1)
-    alpha: int = option(16, help="scale of the adapters; they are multiplied by alpha / r", ge=1)
-    dropout: float = option(0.0, help="dropout on the adapters' input", ge=0, lt=1)
+    r: int = option(8, help="Rank of the adapters.", ge=1)
+    alpha: int = option(16, help="Scale of the adapters; they are multiplied by alpha / r.", ge=1)
+    dropout: float = option(0.0, help="Dropout on the adapters' input.", ge=0, lt=1)
     target_modules: list[str] | str | None = option(
         None,
-        help="names of the layers to adapt, or all-linear; without it PEFT's choice for the architecture",
+        help="Names of the layers to adapt, or all-linear; without it PEFT's choice for the architecture.",
     )
-    exclude_modules: list[str] | None = option(None, help="names of layers to leave alone")
+    exclude_modules: list[str] | None = option(None, help="Names of layers to leave alone.")
     modules_to_save: list[str] | None = option(
-        None, help="names of layers to train whole beside the adapters"
+        None, help="Names of layers to train whole beside the adapters."
     )
-    rslora: bool = option(default=False, help="scale by alpha / sqrt(r), which is steadier for large r")
-    dora: bool = option(default=False, help="decompose weights into magnitude and direction")
-    init: Literal["default", "gaussian"] = option("default", help="how the adapters start")
+    rslora: bool = option(default=False, help="Scale by alpha / sqrt(r), which is steadier for large r.")
+    dora: bool = option(default=False, help="Decompose weights into magnitude and direction.")
+    init: Literal["default", "gaussian"] = option("default", help="How the adapters start.")
 
     def __attrs_post_init__(self) -> None:
         """Refuse an empty list, which would adapt nothing."""

@@ -35,7 +35,7 @@ class HFTokenizer(Source):
     """The tokenizer of a local folder, a GGUF file, a pinned hub id or a pinned package."""
 
     eos_token: str | None = option(
-        None, help="the token that ends each document, where the tokenizer names another"
+        None, help="The token that ends each document, where the tokenizer names another."
     )
 
     def __attrs_post_init__(self) -> None:

