@@ -26,7 +26,7 @@ LIMITS = {
 def seconds(command: list[str], environment: dict[str, str]) -> float:
     """Return the wall time of one process."""
     began = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own commands
     return time.perf_counter() - began
 
 
@@ -35,8 +35,12 @@ def add_distributions(folder: Path, count: int) -> None:
     for number in range(count):
         metadata = folder / f"extra_{number}-1.0.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.4\nName: extra-{number}\nVersion: 1.0\n\n" + "text\n" * 50)
-        (metadata / "entry_points.txt").write_text(f"[console_scripts]\nextra-{number} = extra_{number}:main\n")
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.4\nName: extra-{number}\nVersion: 1.0\n\n" + "text\n" * 50
+        )
+        (metadata / "entry_points.txt").write_text(
+            f"[console_scripts]\nextra-{number} = extra_{number}:main\n"
+        )
 
 
 def measure(rounds: int, extra: int) -> dict[tuple[str, ...], float]:
@@ -66,7 +70,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a limit is passed")
     arguments = parser.parse_args()
     late = False
-    print(f"times python -c pass, median of {arguments.rounds} rounds, {arguments.extra} more distributions on the path")
+    print(
+        f"times python -c pass, median of {arguments.rounds} rounds, {arguments.extra} more distributions on the path"
+    )
     for words, ratio in measure(arguments.rounds, arguments.extra).items():
         limit = LIMITS[words]
         late |= ratio > limit

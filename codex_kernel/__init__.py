@@ -53,9 +53,7 @@ if TYPE_CHECKING:
     from codex_kernel.retention import retained_steps as retained_steps
 
 _HOMES = {
-    "errors": (
-        "CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"
-    ),
+    "errors": ("CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"),
     "hookspecs": "hookimpl",
     "interfaces": (
         "IGNORE_INDEX Batch BatchTokenizer Blocks Checkpoint Checkpointer CheckpointState CorpusText Data Document "

@@ -48,7 +48,13 @@ def build_source(plan: Plan, hooks: Hooks, run: RunContext, saved: Path) -> Sour
     tokenizer = build_tokenizer(hooks, run, corpus, saved)
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
     data = build(
-        documents, tokenizer, options, seed=seed, cache=run.cache, tokenizer_fingerprint=fingerprint, report=run.report
+        documents,
+        tokenizer,
+        options,
+        seed=seed,
+        cache=run.cache,
+        tokenizer_fingerprint=fingerprint,
+        report=run.report,
     )
     return Source(tokenizer, fingerprint, data)
 
@@ -74,11 +80,20 @@ def tokenizer_fingerprint(plan: Plan, tokenizer: Tokenizer) -> str:
     if isinstance(tokenizer, SavedTokenizer):
         return tokenizer.fingerprint()
     chosen = plan.of_kind("tokenizer")[0]
-    return default_fingerprint(tokenizer, f"{chosen.entry.distribution} {chosen.entry.version} {chosen.resolved()}")
+    return default_fingerprint(
+        tokenizer, f"{chosen.entry.distribution} {chosen.entry.version} {chosen.resolved()}"
+    )
 
 
-def build_parts(
-    plan: Plan, hooks: Hooks, run: RunContext, source: Source, checkpoints: Path, *, materialize: bool, read_only: bool = False
+def build_parts(  # noqa: PLR0913 - what is built, from what, where to, and for what
+    plan: Plan,
+    hooks: Hooks,
+    run: RunContext,
+    source: Source,
+    checkpoints: Path,
+    *,
+    materialize: bool,
+    read_only: bool = False,
 ) -> Parts:
     """Build the model and the checkpointer, and put everything together for the trainer.
 
@@ -114,5 +129,3 @@ def check_same_data(before: dict[str, object] | None, source: Source) -> None:
                 f"the {what} changed since the run began: fingerprint was {old}, is {new}",
                 remedy=f"put the {what} back, or start a new run",
             )
-
-

@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """First line of the class's docstring, read from its source text; the distribution's summary where there is none."""
+        """First line of the class's docstring, read from its source text; else the distribution's summary."""
         return _docstring(self) or self.distribution_summary
 
 
@@ -66,7 +66,9 @@ class Catalog(NamedTuple):
     def scan(cls, path: Sequence[str] | None = None) -> Catalog:
         """Read the metadata of all distributions on `path` (default: `sys.path`)."""
         found = list(_scan(sys.path if path is None else path))
-        return cls(tuple(sorted(_judge(found), key=lambda e: (list(GROUPS).index(e.kind), e.name, e.distribution))))
+        return cls(
+            tuple(sorted(_judge(found), key=lambda e: (list(GROUPS).index(e.kind), e.name, e.distribution)))
+        )
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind that a manifest can use."""
@@ -94,7 +96,7 @@ class Catalog(NamedTuple):
 
     def _remedy(self, kind: str, name: str) -> str:
         """Say how to get a plugin of that name: a close one that is installed, or a known distribution that has it."""
-        import difflib  # noqa: PLC0415 - slow to import, and needed only to mend a mistake
+        import difflib
 
         if home := known_plugins().get(kind, {}).get(name):
             return f"pip install {home}"
@@ -113,7 +115,7 @@ class Catalog(NamedTuple):
 
 def known_plugins() -> dict[str, dict[str, str]]:
     """Return kind → name → distribution of the plugins that codex itself vouches for."""
-    import json  # noqa: PLC0415 - needed only to mend a mistake
+    import json
 
     text = (Path(__file__).parent / "known_plugins.json").read_text(encoding="utf-8")
     known: dict[str, dict[str, str]] = json.loads(text)
@@ -146,7 +148,9 @@ def _entry_point_files(folder: str) -> Iterator[tuple[Path, str]]:
     folders are read: codex does not look for plugins in zip files.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder or ".") if entry.name.endswith(tuple(_METADATA_NAMES)))
+        names = sorted(
+            entry.name for entry in os.scandir(folder or ".") if entry.name.endswith(tuple(_METADATA_NAMES))
+        )
     except OSError:  # a path entry that does not exist, or is a file, holds no plugins
         return
     for name in names:
@@ -176,7 +180,10 @@ _KERNEL = re.compile(r"codex[-_.]kernel(?![-_.\w])[^(<>=!~;]*\(?([^;)]*)", re.IG
 
 
 def _read_header(metadata: Path) -> tuple[str, str, str, str]:
-    """Return name, version, summary and the wanted versions of codex-kernel; the folder's name where the file is lost."""
+    """Return name, version, summary and the wanted versions of codex-kernel.
+
+    Where the file is lost, name and version are those in the folder's name.
+    """
     name, _, version = metadata.stem.partition("-")
     summary = requirement = ""
     try:
@@ -228,8 +235,10 @@ def _fits(requirement: str) -> bool:
     clauses = [_CLAUSE.fullmatch(clause.strip()) for clause in requirement.split(",") if clause.strip()]
     numbers = _CLAUSE.fullmatch(f"=={__version__}")
     if numbers and all(clauses):
-        return all(_compare(match[1], _release(__version__), _release(match[2])) for match in clauses if match)
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # noqa: PLC0415 - slow, and seldom needed
+        return all(
+            _compare(match[1], _release(__version__), _release(match[2])) for match in clauses if match
+        )
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
         return SpecifierSet(requirement).contains(__version__, prereleases=True)
@@ -274,6 +283,8 @@ def _docstring(entry: Entry) -> str:
             if os.path.isfile(file):  # noqa: PTH113 - Path objects cost as much as the scan
                 with open(file, encoding="utf-8", errors="replace") as source:  # noqa: PTH123
                     text = source.read()
-                match = re.search(rf'^class {re.escape(name)}\b.*?:\n\s+"""(.+?)(?:"""|\n)', text, re.MULTILINE)
+                match = re.search(
+                    rf'^class {re.escape(name)}\b.*?:\n\s+"""(.+?)(?:"""|\n)', text, re.MULTILINE
+                )
                 return match.group(1).strip() if match else ""
     return ""

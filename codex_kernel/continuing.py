@@ -15,7 +15,9 @@ from codex_kernel.plan import Plan
 from codex_kernel.runfolder import RunFolder
 
 
-def generate(plan: Plan, folder: RunFolder, cache: Path, report: Reporter, request: GenerateRequest) -> TextPieces:
+def generate(
+    plan: Plan, folder: RunFolder, cache: Path, report: Reporter, request: GenerateRequest
+) -> TextPieces:
     """Return the continuation of the prompt by the run's newest whole checkpoint, piece by piece."""
     hooks = plan.hooks()  # no preflight: the data is not needed, and may be gone
     run = RunContext(
@@ -34,7 +36,8 @@ def generate(plan: Plan, folder: RunFolder, cache: Path, report: Reporter, reque
         checkpoint = checkpointer.newest()
         if checkpoint is None:
             raise NoCheckpointError(
-                f"{folder.checkpoints} has no checkpoint that can be used", remedy=f"codex runs show {folder.path}"
+                f"{folder.checkpoints} has no checkpoint that can be used",
+                remedy=f"codex runs show {folder.path}",
             )
         tokenizer = build_tokenizer(hooks, run, None, folder.tokenizer)
         model = hooks.model(run, tokenizer, materialize=True)

@@ -68,7 +68,9 @@ def _gpus() -> list[str]:
     """Return the names of the NVIDIA GPUs as the driver lists them; plugins know more of them."""
     names = []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        match = re.search(r"^Model:\s*(.+)$", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        match = re.search(
+            r"^Model:\s*(.+)$", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
         names.append(match.group(1).strip() if match else file.parent.name)
     return names
 
@@ -86,7 +88,7 @@ def packages(path: Sequence[str] | None = None) -> dict[str, str]:
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Return commit, branch, dirty flag and hash of the difference of the repository around `folder`; None: no repository."""
+    """Return commit, branch, dirty flag and hash of the difference of a repository; None: `folder` is in none."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None

@@ -16,9 +16,9 @@ from attrs import asdict, define, frozen
 
 from codex_kernel import environment, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
-from codex_kernel.errors import CodexError, NoCheckpointError, StoppedError
+from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError
 from codex_kernel.hooks import Hooks
-from codex_kernel.interfaces import Checkpointer, CheckpointState, Outcome, RunContext, TrainResult
+from codex_kernel.interfaces import Checkpointer, CheckpointState, Outcome, RunContext, Trainer, TrainResult
 from codex_kernel.metrics import MetricsLog, NdjsonFile
 from codex_kernel.plan import Plan, changed_plugins
 from codex_kernel.reporter import RunReporter
@@ -124,9 +124,22 @@ class _Execution:
             trainer = self.hooks.trainer(run, parts)
             state = self._state(parts.checkpointer, reporter) if self.resume else None
             stop.deferring = True
-            return trainer.fit(state)
+            return self._fit(trainer, state)
         finally:
             parts.checkpointer.close()
+
+    def _fit(self, trainer: Trainer, state: CheckpointState | None) -> TrainResult:
+        """Train; an error that is none of codex's own is the trainer's, or that of a part which it calls."""
+        try:
+            return trainer.fit(state)
+        except (CodexError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            text = str(error).strip().split("\n", maxsplit=1)[0]
+            raise PluginError(
+                f"{self.plan.of_kind('trainer')[0].entry} failed while training: {type(error).__name__}: {text}",
+                remedy=_remedy(error),
+            ) from error
 
     def _state(self, checkpointer: Checkpointer, reporter: RunReporter) -> CheckpointState:
         """Return the state to go on from; raise NoCheckpointError where there is none."""
@@ -146,6 +159,13 @@ class _Execution:
             reporter.event("run_finished", status=outcome.status, reason=outcome.reason)
         finally:
             reporter.finish(outcome)
+
+
+def _remedy(error: Exception) -> str:
+    """Say what helps against an error in training: most often the batch does not fit."""
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return "lower trainer.micro_batch_size or data.seq_len: codex plan shows what needs the memory"
+    return "--debug shows the traceback; codex resume goes on from the newest checkpoint"
 
 
 def _ended(result: TrainResult, seconds: float, reporter: RunReporter) -> Outcome:
@@ -194,5 +214,7 @@ def _newest(reporter: RunReporter) -> str | None:
 def _json(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as a JSON object; a metric that is not finite becomes null."""
     values = asdict(outcome)
-    values["metrics"] = {name: value if math.isfinite(value) else None for name, value in outcome.metrics.items()}
+    values["metrics"] = {
+        name: value if math.isfinite(value) else None for name, value in outcome.metrics.items()
+    }
     return values

@@ -1,11 +1,12 @@
 """What a run will need, before it starts: for `codex plan`.
 
-One rule: what can be counted is counted on the real data and the real model; what must be guessed is said to be a guess.
+One rule: what can be counted is counted on the real data and the real model; a guess is said to be one.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Foretold:
     """The needs of a run, and what became of its data."""
 
     estimate: Estimate
-    data: dict[str, Any]
+    data: Mapping[str, Any]
     vocab_size: int
 
     def as_json(self) -> dict[str, Any]:
@@ -60,12 +61,18 @@ def foretell(plan: Plan, base: Path, cache: Path, report: Reporter, *, measure: 
             stop=NeverStop(),
         )
         source = build_source(plan, hooks, run, folder / "tokenizer")
-        parts = build_parts(plan, hooks, run, source, folder / "checkpoints", materialize=measure, read_only=True)
+        parts = build_parts(
+            plan, hooks, run, source, folder / "checkpoints", materialize=measure, read_only=True
+        )
         try:
             trainer = hooks.trainer(run, parts)
             if not isinstance(trainer, Estimates):
                 chosen = plan.of_kind("trainer")[0]
-                raise PluginError(f"{chosen.entry} cannot estimate a run", remedy="codex validate checks the rest")
-            return Foretold(trainer.estimate(measure=measure), source.data.report, source.tokenizer.vocab_size)
+                raise PluginError(
+                    f"{chosen.entry} cannot estimate a run", remedy="codex validate checks the rest"
+                )
+            return Foretold(
+                trainer.estimate(measure=measure), source.data.report, source.tokenizer.vocab_size
+            )
         finally:
             parts.checkpointer.close()

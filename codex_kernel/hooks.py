@@ -77,14 +77,17 @@ class Hooks:
         # pluggy would refuse it too, in words that nobody understands.
         # Not get_plugins(): it hashes, and a frozen plugin with a list or mapping among its options has no hash.
         if any(plugin == other for _, other in self._pm.list_name_plugin()):
-            raise InputError(f"{label} is in the manifest twice with the same options", remedy="remove one of the sections")
+            raise InputError(
+                f"{label} is in the manifest twice with the same options", remedy="remove one of the sections"
+            )
         try:
             self._pm.register(plugin, name=f"{label} #{len(self._labels)}")
             self._pm.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise PluginError(
-                f"{label} does not fit the hooks of this kernel: {reason}", remedy="see docs/reference/hooks.md"
+                f"{label} does not fit the hooks of this kernel: {reason}",
+                remedy="see docs/reference/hooks.md",
             ) from error
         self._labels[id(plugin)] = label
         if fail_with_run:
@@ -119,7 +122,12 @@ class Hooks:
         return self._provide("codex_trainer", run=run, parts=parts)  # type: ignore[no-any-return]
 
     def generate(
-        self, run: RunContext, model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
+        self,
+        run: RunContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        state: CheckpointState,
+        request: GenerateRequest,
     ) -> TextPieces:
         """Return the continuation of a prompt, piece by piece."""
         return self._provide(  # type: ignore[no-any-return]
@@ -132,7 +140,9 @@ class Hooks:
         for impl in self._pm.hook.codex_metric.get_hookimpls():
             for name, value in (self._call(impl, {"evaluation": evaluation}) or {}).items():
                 if name in metrics:
-                    raise PluginError(f"{self._labels[id(impl.plugin)]} gives the metric {name!r}, which another one gives")
+                    raise PluginError(
+                        f"{self._labels[id(impl.plugin)]} gives the metric {name!r}, which another one gives"
+                    )
                 metrics[name] = value
         return metrics
 
@@ -146,7 +156,10 @@ class Hooks:
         except BaseException as error:
             raise self._failed(hook, error, caller.get_hookimpls()) from error
         if answer is None:
-            raise PluginError(f"no plugin of this manifest implements {hook}", remedy="codex plugins list shows what is there")
+            raise PluginError(
+                f"no plugin of this manifest implements {hook}",
+                remedy="codex plugins list shows what is there",
+            )
         return answer
 
     def _call(self, impl: Any, arguments: Mapping[str, Any]) -> Any:
@@ -235,7 +248,9 @@ def _check_signatures(plugin: object, label: str) -> None:
         if not hasattr(function, "codex_impl"):
             continue
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise PluginError(f"{label}: {name} is async, hooks are plain functions", remedy="write def, not async def")
+            raise PluginError(
+                f"{label}: {name} is async, hooks are plain functions", remedy="write def, not async def"
+            )
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
                 raise PluginError(

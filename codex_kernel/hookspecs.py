@@ -42,7 +42,7 @@ class PreflightSpecs:
     """Checks before the first expensive second."""
 
     @hookspec
-    def codex_preflight(self, base: Path, cache: Path) -> Iterable[str] | None:  # type: ignore[empty-body]
+    def codex_preflight(self, base: Path, cache: Path) -> Iterable[str] | None:
         """Name what would make the run fail later: a missing file, a package that is not installed.
 
         Called by `codex validate`, `plan`, `run` and `resume` for every plugin of the manifest, before anything is
@@ -70,7 +70,9 @@ class TokenizerSpecs:
     """`tokenizer:` of the manifest; entry-point group `codex.tokenizers`."""
 
     @hookspec(firstresult=True)
-    def codex_tokenizer(self, run: RunContext, corpus: CorpusText | None, saved: Path | None) -> Tokenizer | None:
+    def codex_tokenizer(
+        self, run: RunContext, corpus: CorpusText | None, saved: Path | None
+    ) -> Tokenizer | None:
         """Give the tokenizer: after the dataset, on every rank.
 
         corpus: the texts of the training split, to train a vocabulary on; None where the run only reads (generate).
@@ -128,7 +130,12 @@ class TrainerSpecs:
 
     @hookspec(firstresult=True)
     def codex_generate(
-        self, run: RunContext, model: Model, tokenizer: Tokenizer, state: CheckpointState, request: GenerateRequest
+        self,
+        run: RunContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        state: CheckpointState,
+        request: GenerateRequest,
     ) -> TextPieces | None:
         """Continue a prompt with the model of a checkpoint; called by `codex generate` alone.
 

@@ -47,7 +47,9 @@ def load(entry: Entry) -> type:
         ) from error
     finally:
         if printed.getvalue():
-            sys.stderr.write(f"warning: {entry} printed while it was imported: {printed.getvalue().strip()[:200]!r}\n")
+            sys.stderr.write(
+                f"warning: {entry} printed while it was imported: {printed.getvalue().strip()[:200]!r}\n"
+            )
     _check_class(entry, plugin)
     return plugin  # type: ignore[no-any-return] # checked to be a class just above
 

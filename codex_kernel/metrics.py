@@ -39,7 +39,9 @@ class NdjsonFile:
             # Unbuffered: a line is one write, so that a killed process leaves whole lines.
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror}", remedy="make room or mend the folder") from error
+            raise StorageError(
+                f"cannot write {self.path}: {error.strerror}", remedy="make room or mend the folder"
+            ) from error
         self._end_torn_line()
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -60,7 +62,7 @@ class NdjsonFile:
             return os.fstat(self._file.fileno()).st_size
 
     def cut(self, size: int) -> int:
-        """Cut the file back to `size` bytes, keep what follows in a file beside it, and return how many bytes that were."""
+        """Cut the file back to `size` bytes and keep what follows in a file beside it; return how much that was."""
         with self._lock:
             data = self.path.read_bytes()
             if len(data) < size:
@@ -70,7 +72,9 @@ class NdjsonFile:
                 )
             tail = data[size:]
             if tail:
-                beside = self.path.with_name(f"{self.path.stem}.tail-{secrets.token_hex(4)}{self.path.suffix}")
+                beside = self.path.with_name(
+                    f"{self.path.stem}.tail-{secrets.token_hex(4)}{self.path.suffix}"
+                )
                 beside.write_bytes(tail)
                 os.ftruncate(self._file.fileno(), size)
                 os.fsync(self._file.fileno())

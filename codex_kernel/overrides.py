@@ -7,7 +7,7 @@ where it has no place. Trees are never changed, each function returns a new one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import evolve, frozen
@@ -28,10 +28,7 @@ Steps = tuple[str | int, ...]
 
 @frozen
 class Override:
-    """One `--set`: the value goes to the end of the steps; `text` is what the user wrote, its place in errors.
-
-    Digits without brackets are a step of text, since only the manifest tells a list from a mapping.
-    """
+    """One `--set`: the value goes to the end of the steps; `text` is what the user wrote, its place in errors."""
 
     steps: Steps
     value: Node
@@ -41,6 +38,7 @@ class Override:
 def parse_set(text: str) -> Override:
     """Read `a.b=value`, `a.0.b=value`, `a[0].b=value` or `a["odd.key"]=value`; the value is YAML.
 
+    Digits are the index of an item; a key of digits stands in brackets and quotes.
     Raises ManifestError whose place is the text itself.
     """
     where = f"--set {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}".replace("\n", "\\n")
@@ -120,10 +118,11 @@ def _parse_steps(text: str, where: str) -> tuple[Steps, str]:
 def _parse_step(match: re.Match[str], where: str) -> str | int:
     if match["quoted"] is not None:
         return re.sub(r"\\(.)", r"\1", match["quoted"])
+    digits = match["name"] if match["index"] is None else match["index"]
+    if _INDEX.fullmatch(digits):
+        return int(digits)
     if match["index"] is not None:
-        if not _INDEX.fullmatch(match["index"]):
-            raise _fault(where, f"expected an index such as [0], got [{match['index'][:20]}]")
-        return int(match["index"])
+        raise _fault(where, f"expected an index such as [0], got [{match['index'][:20]}]")
     if not _NAME.fullmatch(match["name"]):
         got = f"got {match['name'][:40]!r}" if match["name"] else "got nothing"
         raise _fault(where, f"expected the name of an option, {got}")
@@ -148,27 +147,22 @@ def _put(node: Node, done: Steps, steps: Steps, override: Override) -> Node:
         items = list(node.value)
         items[index] = _put(items[index], (*done, index), tuple(rest), override)
         return evolve(node, value=items)
-    if _is_index(step, node) or not isinstance(node.value, dict | None):
+    if isinstance(step, int) or not isinstance(node.value, dict | None):
         raise _no_place(node, done, step, override)
     children: dict[str, Node] = dict(node.value or {})
-    child = children.get(str(step), Node(None, override.text, override.text))
-    children[str(step)] = _put(child, (*done, step), tuple(rest), override)
+    child = children.get(step, Node(None, override.text, override.text))
+    children[step] = _put(child, (*done, step), tuple(rest), override)
     return evolve(node, value=children)
 
 
-def _is_index(step: str | int, node: Node) -> bool:
-    """Say whether the step can only be an item of a list: bracketed, or digits where nothing says otherwise."""
-    return isinstance(step, int) or (node.value is None and step.isdigit())
-
-
 def _index(step: str | int, items: list[Node], done: Steps, override: Override) -> int:
-    if isinstance(step, str) and not _INDEX.fullmatch(step):
+    if isinstance(step, str):
         message = f"expected the index of an item, got {step!r}"
         raise _fault(override.text, message, path=_path(done))
-    if int(step) >= len(items):
+    if step >= len(items):
         message = f"there is no item {step}, the list has {len(items)}"
         raise _fault(override.text, message, "indices count from 0", _path(done))
-    return int(step)
+    return step
 
 
 def _no_place(node: Node, done: Steps, step: str | int, override: Override) -> ManifestError:
@@ -237,23 +231,15 @@ def _forget_replaced_plugins(root: Node, overrides: Sequence[Override]) -> Node:
 def _forget(node: Node, done: Steps, steps: Steps, new: Node) -> Node:
     if not steps:
         return _without_options(node) if _is_section(done) and _has_other_type(node, new) else node
-    for step in _same_step(node, steps[0]):
-        if isinstance(node.value, list) and isinstance(step, int):
-            items = list(node.value)
-            items[step] = _forget(items[step], (*done, step), steps[1:], new)
-            return evolve(node, value=items)
-        if isinstance(node.value, dict):
-            child = _forget(node.value[str(step)], (*done, step), steps[1:], new)
-            return evolve(node, value={**node.value, str(step): child})
+    step, *rest = steps
+    if isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+        items = list(node.value)
+        items[step] = _forget(items[step], (*done, step), tuple(rest), new)
+        return evolve(node, value=items)
+    if isinstance(node.value, dict) and isinstance(step, str) and step in node.value:
+        child = _forget(node.value[step], (*done, step), tuple(rest), new)
+        return evolve(node, value={**node.value, step: child})
     return node
-
-
-def _same_step(node: Node, step: str | int) -> Iterator[str | int]:
-    """Yield the step as the node's own kind of step, if there is something."""
-    if isinstance(node.value, list) and str(step).isdigit() and int(step) < len(node.value):
-        yield int(step)
-    elif isinstance(node.value, dict) and step in node.value:
-        yield step
 
 
 def _merge(old: Node, new: Node, steps: Steps) -> Node:

@@ -90,8 +90,10 @@ def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Pl
     """Choose and make the plugins of a manifest; raise ManifestError with `problems` and all that are found here."""
     chosen = [one for section in manifest.sections() if (one := _choose(section, catalog, problems))]
     name, data, evaluate = manifest.name, manifest.data, manifest.evaluate
-    if problems or name is None or data is None or evaluate is None:
+    if problems:
         raise ManifestError(in_file_order(problems))
+    if name is None or data is None or evaluate is None:
+        raise ValueError("a manifest without problems has a name, data and evaluate")
     return Plan(manifest, name, manifest.seed, data, evaluate.options, tuple(chosen))
 
 
@@ -103,7 +105,7 @@ def _choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chos
     except PluginError as error:
         problems.append(Problem(section.where, section.path, error.message, error.remedy, plugin=True))
         return None
-    plugin = structure(plugin_class, section.options, section.path, problems)
+    plugin: object = structure(plugin_class, section.options, section.path, problems)
     return None if plugin is None else Chosen(section, entry, plugin)
 
 

@@ -35,7 +35,9 @@ class RunReporter:
     last_progress: Progress = field(init=False, default=Progress(0, None, 0.0, 0, 0))
     last_checkpoint: Checkpoint | None = field(init=False, default=None)
     run: RunContext = field(init=False)
-    _calls: queue.Queue[Callable[[], None] | None] = field(init=False, factory=lambda: queue.Queue(QUEUE_LENGTH))
+    _calls: queue.Queue[Callable[[], None] | None] = field(
+        init=False, factory=lambda: queue.Queue(QUEUE_LENGTH)
+    )
     _thread: threading.Thread = field(init=False)
     _dropped: int = field(init=False, default=0)
     _fatal: CodexError | None = field(init=False, default=None)
@@ -81,7 +83,10 @@ class RunReporter:
         """Tell that a checkpoint is safe on disk."""
         self.last_checkpoint = checkpoint
         self._write_event(
-            "checkpoint_saved", step=checkpoint.step, path=str(checkpoint.path), size_bytes=checkpoint.size_bytes
+            "checkpoint_saved",
+            step=checkpoint.step,
+            path=str(checkpoint.path),
+            size_bytes=checkpoint.size_bytes,
         )
         self._pass_on(lambda: self.hooks.checkpoint_saved(self.run, checkpoint))
 
@@ -140,7 +145,9 @@ class RunReporter:
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except CodexError as error:  # the disk, not an observer: the training thread raises it at its next report
+            except (
+                CodexError
+            ) as error:  # the disk, not an observer: the training thread raises it at its next report
                 self._fatal = self._fatal or error
 
     def _tell_metrics(self, progress: Progress, values: Mapping[str, float], split: str) -> None:
@@ -153,7 +160,9 @@ class RunReporter:
             try:
                 self.metrics_log.write(progress, collected, "system")
             except ValueError as error:
-                raise PluginError(f"a plugin gave a metric of the machine that cannot be written: {error}") from error
+                raise PluginError(
+                    f"a plugin gave a metric of the machine that cannot be written: {error}"
+                ) from error
             self.hooks.metrics(self.run, progress.step, collected, "system", progress)
 
     def _observer_failed(self, failure: ObserverFailure) -> None:

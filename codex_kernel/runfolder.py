@@ -110,7 +110,9 @@ class RunFolder:
     def begun(self) -> Path:
         """Return the resolved manifest; raise InputError where the run never got as far as writing it."""
         if not self.resolved.exists():
-            raise InputError(f"{self.path} has no {self.resolved.name}: the run never began", remedy="start it again")
+            raise InputError(
+                f"{self.path} has no {self.resolved.name}: the run never began", remedy="start it again"
+            )
         return self.resolved
 
     @contextmanager
@@ -124,13 +126,16 @@ class RunFolder:
         try:
             if not _lock(file):
                 raise _locked(self.path, file)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            holder = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(holder).encode(), 0)
             yield
         finally:
             os.close(file)
-
 
     def is_held(self) -> bool:
         """Say whether a process works in the folder; changes nothing, so that a run can be looked at by anyone."""
@@ -164,7 +169,9 @@ def _locked(path: Path, file: int) -> LockedError:
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError):  # the holder is about to write its name
         who = "another process"
-    return LockedError(f"{path} is in use by {who}", remedy="wait for it, stop it, or choose another --run-dir")
+    return LockedError(
+        f"{path} is in use by {who}", remedy="wait for it, stop it, or choose another --run-dir"
+    )
 
 
 # ── finding and making ────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,16 +186,22 @@ def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) ->
         path.mkdir(parents=True, exist_ok=exactly is not None)
         if any(path.iterdir()):
             _refuse(path)
-    write_json(path / "run.json", {"schema": SCHEMA, "run_id": run_id, "name": name, "base": str(folder.base)})
+    write_json(
+        path / "run.json", {"schema": SCHEMA, "run_id": run_id, "name": name, "base": str(folder.base)}
+    )
     return folder
 
 
 def _refuse(path: Path) -> None:
     """Say why a run cannot be put into a folder that holds something."""
     if not (path / "run.json").exists():
-        raise InputError(f"{path} is not empty and holds no run", remedy="choose a new or empty folder for --run-dir")
+        raise InputError(
+            f"{path} is not empty and holds no run", remedy="choose a new or empty folder for --run-dir"
+        )
     with open_run(path).locked():
-        raise InputError(f"{path} holds a run already", remedy=f"codex resume {path}, or choose another --run-dir")
+        raise InputError(
+            f"{path} holds a run already", remedy=f"codex resume {path}, or choose another --run-dir"
+        )
 
 
 def open_run(path: Path) -> RunFolder:
@@ -196,10 +209,14 @@ def open_run(path: Path) -> RunFolder:
     try:
         about = json.loads((path / "run.json").read_bytes())
         if about["schema"] > SCHEMA:
-            raise InputError(f"{path} was written by a newer codex (schema {about['schema']}, this knows {SCHEMA})")
+            raise InputError(
+                f"{path} was written by a newer codex (schema {about['schema']}, this knows {SCHEMA})"
+            )
         return RunFolder(path.absolute(), about["run_id"], about["name"], Path(about["base"]))
     except FileNotFoundError:
-        raise InputError(f"{path} is not a run folder: it has no run.json", remedy="codex runs list") from None
+        raise InputError(
+            f"{path} is not a run folder: it has no run.json", remedy="codex runs list"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run.json'} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -215,7 +232,9 @@ def find(runs: Path, run: str) -> RunFolder:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise InputError(f"{run!r} is the start of {len(matches)} run ids", remedy="write more of it: codex runs list")
+        raise InputError(
+            f"{run!r} is the start of {len(matches)} run ids", remedy="write more of it: codex runs list"
+        )
     raise InputError(f"no run {run!r}: neither a run folder nor a run below {runs}", remedy="codex runs list")
 
 

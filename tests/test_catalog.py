@@ -53,13 +53,15 @@ def test_the_summary_is_the_first_docstring_line_of_the_class_without_importing_
     assert scan(tmp_path).entries[0].summary == "Writes to a fax machine."
 
 
-def test_a_name_claimed_by_two_distributions_is_an_error_naming_both_and_how_to_choose(tmp_path: Path) -> None:
+def test_a_name_claimed_by_two_distributions_is_an_error_naming_both_and_how_to_choose(
+    tmp_path: Path,
+) -> None:
     """Neither claimant wins silently; `distribution/name` picks one."""
     install(tmp_path, "codex-aaa", LOGGER)
     install(tmp_path, "codex-zzz", LOGGER, version="3.0")
     catalog = scan(tmp_path)
     assert {entry.status for entry in catalog.entries} == {"claimed twice"}
-    with pytest.raises(PluginError, match="claimed by codex-aaa 1.0 and codex-zzz 3.0") as error:
+    with pytest.raises(PluginError, match=r"claimed by codex-aaa 1\.0 and codex-zzz 3\.0") as error:
         catalog.find("logger", "mine")
     assert error.value.remedy == "write type: codex-aaa/mine or codex-zzz/mine"
     assert catalog.find("logger", "mine", "codex_ZZZ").version == "3.0"
@@ -85,7 +87,9 @@ def test_one_distribution_twice_on_the_path_is_shadowed_not_claimed_twice(tmp_pa
         ("codex-kernel-extras>=9", "ok"),
     ],
 )
-def test_the_wanted_kernel_version_is_judged_before_import(tmp_path: Path, requires: str, status: str) -> None:
+def test_the_wanted_kernel_version_is_judged_before_import(
+    tmp_path: Path, requires: str, status: str
+) -> None:
     """Requires-Dist of the plugin's distribution decides whether it fits this kernel."""
     install(tmp_path, "codex-mine", LOGGER, requires=requires)
     catalog = scan(tmp_path)
@@ -116,10 +120,14 @@ def test_an_unknown_name_gets_the_nearest_remedy(tmp_path: Path, kind: str, name
 
 def test_the_bundled_index_names_exactly_the_first_party_plugins() -> None:
     """Every plugin of ours outside the kernel is in the index, and nothing else."""
-    ours = {(e.kind, e.name, e.distribution) for e in Catalog.scan().entries if e.distribution != "codex-kernel"}
+    ours = {
+        (e.kind, e.name, e.distribution) for e in Catalog.scan().entries if e.distribution != "codex-kernel"
+    }
     index = {(kind, name, home) for kind, names in known_plugins().items() for name, home in names.items()}
-    assert index == {row for row in ours if row[2] in set(home for _, _, home in index)}
-    assert {"codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon"} == {home for _, _, home in index}
+    assert index == {row for row in ours if row[2] in {home for _, _, home in index}}
+    assert {"codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon"} == {
+        home for _, _, home in index
+    }
 
 
 def test_broken_metadata_does_not_disturb_the_others(tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def test_the_description_is_json_and_keeps_no_secret(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("settings", "flat"),
     [
-        ({"trainer": {"lr": 1.0, "betas": [0.9, 0.95]}}, {"trainer.lr": 1.0, "trainer.betas.0": 0.9, "trainer.betas.1": 0.95}),
+        (
+            {"trainer": {"lr": 1.0, "betas": [0.9, 0.95]}},
+            {"trainer.lr": 1.0, "trainer.betas.0": 0.9, "trainer.betas.1": 0.95},
+        ),
         ({"adapters": [], "evaluate": {}}, {"adapters": {}, "evaluate": {}}),
         ({"loggers": [{"type": "csv"}]}, {"loggers.0.type": "csv"}),
     ],

@@ -33,14 +33,20 @@ def test_a_good_plugin_is_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("source", "message"),
     [
         ("raise ValueError('bad day')", "cannot be imported: ValueError: bad day"),
-        ("import not_there_at_all", "cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'"),
+        (
+            "import not_there_at_all",
+            "cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'",
+        ),
         ("raise SystemExit(3)", "it ended the process (SystemExit 3)"),
         ("def (", "cannot be imported: SyntaxError"),
         ("x = 1", "cannot be imported: AttributeError"),
         ("Mine = 1", "is int, expected an attrs class"),
         ("class Mine: pass", "is type, expected an attrs class"),
         (f"{HEAD}@frozen\nclass Mine: pass", "does not implement any hook"),
-        (f"{HEAD}@frozen\nclass Mine:\n    def codex_metrics(self): pass\n", "has codex_metrics without @hookimpl"),
+        (
+            f"{HEAD}@frozen\nclass Mine:\n    def codex_metrics(self): pass\n",
+            "has codex_metrics without @hookimpl",
+        ),
     ],
 )
 def test_a_bad_plugin_is_named_with_its_distribution_and_cause(

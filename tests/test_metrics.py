@@ -78,7 +78,10 @@ def test_cutting_back_keeps_the_tail_beside_and_appends_after_it(tmp_path: Path)
 
 def test_a_file_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
     """Lost records are not passed over."""
-    with log(tmp_path) as writer, pytest.raises(InputError, match="has 0 bytes, the checkpoint was saved at 500"):
+    with (
+        log(tmp_path) as writer,
+        pytest.raises(InputError, match="has 0 bytes, the checkpoint was saved at 500"),
+    ):
         writer.file.cut(500)
 
 

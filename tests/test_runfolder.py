@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -106,7 +105,7 @@ def test_a_file_is_written_whole(tmp_path_factory: pytest.TempPathFactory, data:
     runfolder.write_whole(folder / "file", b"before")
     runfolder.write_whole(folder / "file", data)
     assert (folder / "file").read_bytes() == data
-    assert os.listdir(folder) == ["file"]
+    assert [file.name for file in folder.iterdir()] == ["file"]
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one_and_no_rubbish(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class LazyCommands(click.Group):
 )
 @click.version_option(__version__, prog_name="codex", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere on the line.")
-def codex(debug: bool) -> None:  # noqa: ARG001, FBT001 - `main` acts on it, click only documents it
+def codex(debug: bool) -> None:  # noqa: FBT001 - `main` acts on it, click only documents it
     """Train and fine-tune language models from a manifest: plugins, checked before the run, resumable after it."""
 
 
@@ -99,10 +99,10 @@ def main(arguments: list[str]) -> int:
 
 def _show(error: Exception, *, debug: bool) -> int:
     """Show an error and return its exit code."""
-    from codex_kernel.errors import CodexError, ManifestError  # noqa: PLC0415 - not needed by --help
+    from codex_kernel.errors import CodexError, ManifestError
 
     if debug:
-        import traceback  # noqa: PLC0415 - not needed by --help
+        import traceback
 
         traceback.print_exception(error)
     if isinstance(error, ManifestError):

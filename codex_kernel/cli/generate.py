@@ -24,11 +24,19 @@ Examples:
 @click.option("--prompt", required=True, metavar="TEXT", help="Text to go on from; - reads standard input.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option(
-    "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 takes the likeliest token."
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.8,
+    show_default=True,
+    help="0 takes the likeliest token.",
 )
 @click.option("--top-k", type=click.IntRange(1), help="Sample among this many likeliest tokens.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample among the likeliest up to this mass.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed gives the same text.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample among the likeliest up to this mass."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed gives the same text."
+)
 @runs_option
 @json_option
 def generate(  # noqa: PLR0913 - click passes each option by name
@@ -43,15 +51,15 @@ def generate(  # noqa: PLR0913 - click passes each option by name
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """Continue a prompt with the model of RUN (a run folder, or its id), from its newest checkpoint."""
-    from codex_kernel import runfolder  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.cli.quiet import TerminalReporter  # noqa: PLC0415
-    from codex_kernel.interfaces import GenerateRequest  # noqa: PLC0415
+    from codex_kernel import runfolder
+    from codex_kernel.cli.quiet import TerminalReporter
+    from codex_kernel.interfaces import GenerateRequest
 
     folder = runfolder.find(runs, run)
     text = read_prompt(prompt)
     plan = make_plan(folder.begun(), (), ())
 
-    from codex_kernel import continuing  # noqa: PLC0415 - numpy is not needed to reject a run
+    from codex_kernel import continuing
 
     request = GenerateRequest(text, max_new_tokens, temperature, top_k, top_p, seed, plan.data.seq_len)
     pieces = continuing.generate(plan, folder, cache_folder(), TerminalReporter(), request)

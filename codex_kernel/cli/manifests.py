@@ -44,9 +44,9 @@ def manifest_arguments(function: F) -> F:
 
 def make_plan(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...]) -> Plan:
     """Read the manifest, choose its plugins and check their options; raise ManifestError with all that is wrong."""
-    from codex_kernel.catalog import Catalog  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.manifest import load  # noqa: PLC0415
-    from codex_kernel.plan import resolve  # noqa: PLC0415
+    from codex_kernel.catalog import Catalog
+    from codex_kernel.manifest import load
+    from codex_kernel.plan import resolve
 
     problems: list[Problem] = []
     loaded = load(manifest, override_files, sets, problems)

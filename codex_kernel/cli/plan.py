@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @manifest_arguments
 @click.option("--no-measure", is_flag=True, help="Time no steps and load no weights.")
 @json_option
-def plan(  # noqa: PLR0913 - click passes each option by name
+def plan(
     manifest: Path,
     override_files: tuple[Path, ...],
     sets: tuple[str, ...],
@@ -31,8 +32,8 @@ def plan(  # noqa: PLR0913 - click passes each option by name
     """
     made = make_plan(manifest, override_files, sets)
 
-    from codex_kernel.cli.quiet import TerminalReporter  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.foretell import foretell  # noqa: PLC0415
+    from codex_kernel.cli.quiet import TerminalReporter
+    from codex_kernel.foretell import foretell
 
     foretold = foretell(made, Path.cwd(), cache_folder(), TerminalReporter(), measure=not no_measure)
     if as_json:
@@ -58,8 +59,11 @@ def _print(foretold: Foretold) -> None:
         rows.append(("time", f"about {whole} ({estimate.seconds_per_step:.3f} s a step, without evaluation)"))
     _section("run", rows)
     total = sum(estimate.memory_bytes.values())
-    _section("memory", [*((part, size(count)) for part, count in estimate.memory_bytes.items()), ("in all", size(total))])
-    _section("data", [(name.replace("_", " "), _cell(value)) for name, value in _flat(foretold.data)])
+    _section(
+        "memory",
+        [*((part, size(count)) for part, count in estimate.memory_bytes.items()), ("in all", size(total))],
+    )
+    _section("data", list(_data_rows(foretold.data)))
     for note in estimate.notes:
         click.echo(f"note: {note}")
 
@@ -70,12 +74,13 @@ def _section(title: str, rows: list[tuple[str, str]]) -> None:
         click.echo(f"  {name:<28} {value}")
 
 
-def _flat(data: dict[str, object]) -> list[tuple[str, object]]:
-    """Return the counts of the data, one a line."""
-    from codex_kernel.environment import flat  # noqa: PLC0415 - not needed for --help
-
-    return [(name, value) for name, value in flat(data).items() if not isinstance(value, str)]
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say what becomes of the documents: how many, and what is cut, dropped or padded."""
+    yield "documents", f"{data['documents']:,} ({data['duplicates_dropped']:,} duplicates dropped)"
+    for name, split in data["splits"].items():
+        yield (
+            name,
+            f"{split['documents']:,} documents, {split['tokens']:,} tokens in {split['blocks']:,} blocks",
+        )
+        cut, dropped = split["documents_split"], split["documents_dropped"]
+        yield "", f"{cut:,} documents cut over blocks, {dropped:,} dropped, {split['padding_slots']:,} places padded"

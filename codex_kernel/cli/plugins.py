@@ -17,7 +17,7 @@ def plugins() -> None:
 @json_option
 def list_(kind: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
     """List the installed plugins. Only metadata is read: no plugin is imported."""
-    from codex_kernel.catalog import GROUPS, Catalog  # noqa: PLC0415 - not needed for --help
+    from codex_kernel.catalog import GROUPS, Catalog
 
     if kind is not None and kind not in GROUPS:
         raise click.BadParameter(f"expected one of {', '.join(GROUPS)}, got {kind!r}", param_hint="--kind")

@@ -16,16 +16,16 @@ from codex_kernel.cli.terminal import cache_folder, runs_option
 @runs_option
 def resume(run: str, runs: Path) -> int:
     """Go on with RUN (a run folder, or its id) from its newest whole checkpoint."""
-    from codex_kernel import runfolder  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.plan import preflight  # noqa: PLC0415
+    from codex_kernel import runfolder
+    from codex_kernel.plan import preflight
 
     folder = runfolder.find(runs, run)
     with folder.locked():  # a run in progress is said to be so before anything is imported
         plan = make_plan(folder.begun(), (), ())
     hooks = preflight(plan, folder.base, cache_folder())
 
-    from codex_kernel import execute  # noqa: PLC0415 - numpy is not needed to reject a run
-    from codex_kernel.cli.summary import print_summary  # noqa: PLC0415
+    from codex_kernel import execute
+    from codex_kernel.cli.summary import print_summary
 
     outcome = execute.resume(plan, hooks, folder, cache_folder(), sys.argv)
     print_summary(folder, outcome)

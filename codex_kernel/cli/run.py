@@ -27,14 +27,14 @@ def run(
     manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...], runs: Path, run_dir: Path | None
 ) -> int:
     """Run MANIFEST from its first step."""
-    from codex_kernel.plan import preflight  # noqa: PLC0415 - not needed for --help
+    from codex_kernel.plan import preflight
 
     plan = make_plan(manifest, override_files, sets)
     # Before the folder is made: a run that cannot begin leaves nothing behind.
     hooks = preflight(plan, Path.cwd(), cache_folder())
 
-    from codex_kernel import execute, runfolder  # noqa: PLC0415 - numpy is not needed to reject a manifest
-    from codex_kernel.cli.summary import print_summary  # noqa: PLC0415
+    from codex_kernel import execute, runfolder
+    from codex_kernel.cli.summary import print_summary
 
     folder = runfolder.create(runs, plan.name, Path.cwd(), exactly=run_dir)
     overrides = [*(f"--override-file {file}" for file in override_files), *(f"--set {text}" for text in sets)]

@@ -23,7 +23,7 @@ def runs() -> None:
 @json_option
 def list_(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
     """List the runs below the runs folder, oldest first."""
-    from codex_kernel.runfolder import list_runs  # noqa: PLC0415 - not needed for --help
+    from codex_kernel.runfolder import list_runs
 
     rows = [_row(folder) for folder in list_runs(runs)]
     if as_json:
@@ -54,9 +54,9 @@ def list_(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by 
 @json_option
 def show(run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
     """Show one RUN (a run folder, or its id): how it went, its losses, data and plugins."""
-    from codex_kernel import metrics  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.cli.summary import measures, shown  # noqa: PLC0415
-    from codex_kernel.runfolder import find, read_json  # noqa: PLC0415
+    from codex_kernel import metrics
+    from codex_kernel.cli.summary import measures, shown
+    from codex_kernel.runfolder import find, read_json
 
     folder = find(runs, run)
     row = _row(folder)
@@ -76,7 +76,9 @@ def show(run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click p
             }
         )
         return
-    click.echo(f"{row['name']} {row['run_id']}: {row['status']}" + (f", {row['reason']}" if row["reason"] else ""))
+    click.echo(
+        f"{row['name']} {row['run_id']}: {row['status']}" + (f", {row['reason']}" if row["reason"] else "")
+    )
     facts = [
         ("run folder", shown(folder.path)),
         ("steps", f"{row['steps']:,}"),
@@ -104,8 +106,8 @@ def _number(value: float | None) -> str:
 
 def _row(folder: RunFolder) -> dict[str, Any]:
     """Return what a list says of a run; a run without an outcome runs still, or was killed."""
-    from codex_kernel import metrics  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.runfolder import read_json  # noqa: PLC0415
+    from codex_kernel import metrics
+    from codex_kernel.runfolder import read_json
 
     running = folder.is_held()
     outcome = None if running else read_json(folder.outcome)

@@ -16,12 +16,12 @@ def schema(output: Path | None) -> None:
 
     An editor that knows YAML schemas completes and checks manifests with it: write it to codex.schema.json beside them.
     """
-    import json  # noqa: PLC0415 - not needed for --help
+    import json
 
-    from codex_kernel.catalog import GROUPS, Catalog  # noqa: PLC0415
-    from codex_kernel.errors import PluginError  # noqa: PLC0415
-    from codex_kernel.plan import classes  # noqa: PLC0415
-    from codex_kernel.schema import manifest_schema  # noqa: PLC0415
+    from codex_kernel.catalog import GROUPS, Catalog
+    from codex_kernel.errors import PluginError
+    from codex_kernel.plan import classes
+    from codex_kernel.schema import manifest_schema
 
     plugins: dict[str, dict[str, type | None]] = {}
     for kind, found in classes(Catalog.scan(), [kind for kind in GROUPS if kind != "command"]).items():
@@ -34,7 +34,7 @@ def schema(output: Path | None) -> None:
     if output is None:
         print_json(composed)
         return
-    from codex_kernel.runfolder import write_whole  # noqa: PLC0415
+    from codex_kernel.runfolder import write_whole
 
     write_whole(output, (json.dumps(composed, indent=2) + "\n").encode())
     click.echo(f"wrote {output}", err=True)

@@ -17,7 +17,11 @@ import click
 from codex_kernel.errors import InputError
 
 runs_option = click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder that holds runs."
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder that holds runs.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 
@@ -36,8 +40,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """Print a table for people; in a pipe it is as wide as it needs to be."""
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and --json does without
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -79,5 +83,8 @@ def read_prompt(text: str) -> str:
         return text
     prompt = sys.stdin.read()
     if not prompt:
-        raise InputError("standard input has no prompt", remedy='pass --prompt TEXT, or pipe it: echo "def " | codex generate …')
+        raise InputError(
+            "standard input has no prompt",
+            remedy='pass --prompt TEXT, or pipe it: echo "def " | codex generate …',
+        )
     return prompt

@@ -18,8 +18,8 @@ def validate(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, 
 
     Nothing is built and torch is not imported. Exit code 2: the manifest is wrong; 7: a plugin is missing or broken.
     """
-    from codex_kernel.errors import ManifestError  # noqa: PLC0415 - not needed for --help
-    from codex_kernel.plan import preflight  # noqa: PLC0415
+    from codex_kernel.errors import ManifestError
+    from codex_kernel.plan import preflight
 
     try:
         plan = make_plan(manifest, override_files, sets)

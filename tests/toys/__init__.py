@@ -46,7 +46,9 @@ def install(
     metadata.mkdir()
     header = f"Metadata-Version: 2.4\nName: {distribution}\nVersion: {version}\nSummary: {distribution} for tests\n"
     (metadata / "METADATA").write_text(f"{header}Requires-Dist: {requires}\n\nRequires-Dist: not-a-header\n")
-    lines = [f"[{group}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for group, names in plugins.items()]
+    lines = [
+        f"[{group}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for group, names in plugins.items()
+    ]
     (metadata / "entry_points.txt").write_text("\n".join(lines))
     record = ""
     for name, text in (modules or {}).items():

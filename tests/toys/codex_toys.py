@@ -59,7 +59,7 @@ class Bigrams:
 
     logits_VV: Any
 
-    def __call__(self, input_ids_BT: Any, position_ids_BT: Any, document_ids_BT: Any) -> Any:  # noqa: ARG002
+    def __call__(self, input_ids_BT: Any, position_ids_BT: Any, document_ids_BT: Any) -> Any:
         return self.logits_VV[input_ids_BT]
 
 
@@ -98,7 +98,9 @@ class ToyTrainer:
         return Descent(self, run, parts)
 
     @hookimpl
-    def codex_generate(self, model: Bigrams, tokenizer: Any, state: CheckpointState, request: GenerateRequest) -> Any:
+    def codex_generate(
+        self, model: Bigrams, tokenizer: Any, state: CheckpointState, request: GenerateRequest
+    ) -> Any:
         logits_VV = np.array(state.values["model/table.json"])
         token = tokenizer.encode(request.prompt)[-1]
         for _ in range(request.max_new_tokens):
@@ -115,19 +117,22 @@ class Descent:
     parts: Parts
 
     def fit(self, state: CheckpointState | None) -> TrainResult:
-        first = 0
+        first = tokens_before = 0
         if state is not None:
             first = state.values["trainer.json"]["step"]
+            tokens_before = state.values["trainer.json"]["tokens"]
             self.parts.model.logits_VV[:] = state.values["model/table.json"]
             self.run.report.load_state_dict(state.values["trainer.json"]["report"])
-        progress = Progress(first, self.options.max_steps, 0.0, 0, 0)
+        progress = Progress(first, self.options.max_steps, 0.0, tokens_before, first * 8)
         metrics: dict[str, float] = {}
         for step in range(first, self.options.max_steps):
             if step == self.options.fail_at:
                 raise ValueError("asked to fail")
             loss, tokens = self._update(self.parts.data.samples(step * 8, 8))
             epoch = (step + 1) * 8 / len(self.parts.data.train)
-            progress = Progress(step + 1, self.options.max_steps, epoch, progress.tokens + tokens, (step + 1) * 8)
+            progress = Progress(
+                step + 1, self.options.max_steps, epoch, progress.tokens + tokens, (step + 1) * 8
+            )
             metrics["train/loss"] = loss
             self.run.report.metrics(progress, {"loss": loss})
             if self.parts.checkpointer.due(step + 1) or self.run.stop.signal_number:
@@ -155,7 +160,11 @@ class Descent:
 
     def _save(self, progress: Progress) -> None:
         values = {
-            "trainer.json": {"step": progress.step, "report": dict(self.run.report.state_dict())},
+            "trainer.json": {
+                "step": progress.step,
+                "tokens": progress.tokens,
+                "report": dict(self.run.report.state_dict()),
+            },
             "model/table.json": self.parts.model.logits_VV.tolist(),
         }
         self.parts.checkpointer.save(progress.step, CheckpointState({}, values), {})
