@@ -64,8 +64,12 @@ def _resolve_type(cls: type, attribute: Any) -> Any:
     name = f"{cls.__name__}.{attribute.name}"
     if attribute.type is None:
         raise PluginError(f"{name} has no type", remedy="annotate the option")
-    owner = next((c for c in cls.__mro__ if attribute.name in vars(c).get("__annotations__", {})), cls)
-    holder = types.SimpleNamespace(__annotations__={"option": attribute.type})
+    owner = next(c for c in cls.__mro__ if attrs.has(c) and _declares(c, attribute.name))
+
+    def holder() -> None:
+        """Carry the annotation to the function that evaluates annotations."""
+
+    holder.__annotations__ = {"option": attribute.type}
     names = vars(sys.modules[owner.__module__])
     try:
         return typing.get_type_hints(holder, names, dict(vars(owner)), include_extras=True)["option"]
@@ -74,6 +78,11 @@ def _resolve_type(cls: type, attribute: Any) -> Any:
             f"{name}: its type {attribute.type!r} cannot be resolved: {error}",
             remedy="import the type where the module is imported, not under TYPE_CHECKING",
         ) from error
+
+
+def _declares(cls: type, name: str) -> bool:
+    attribute = attrs.fields_dict(cls).get(name)
+    return attribute is not None and not attribute.inherited
 
 
 def bare(declared: Any) -> Any:

@@ -83,7 +83,7 @@ def typed(draw: st.DrawFn, depth: int = 2) -> tuple[Any, st.SearchStrategy[Any]]
         "pair": (tuple[inner, other], st.tuples(values, other_values).map(list)),
         "dict": (dict[str, inner], st.dictionaries(NAMES, values, max_size=3)),
         "none": (inner | None, st.none() | values),
-        "union": (inner | other if inner is not Any and other is not Any else Any, values | other_values),
+        "union": (inner, values) if Any in (inner, other) else (inner | other, values | other_values),
     }[shape]
 
 
