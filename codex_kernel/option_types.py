@@ -81,8 +81,8 @@ def _resolve_type(cls: type, attribute: Any) -> Any:
 
 
 def _declares(cls: type, name: str) -> bool:
-    attribute = attrs.fields_dict(cls).get(name)
-    return attribute is not None and not attribute.inherited
+    attribute: Any = attrs.fields_dict(cls).get(name)  # attrs' types lack `inherited`
+    return bool(attribute is not None and not attribute.inherited)
 
 
 def bare(declared: Any) -> Any:
