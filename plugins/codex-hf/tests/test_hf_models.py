@@ -293,6 +293,14 @@ def test_shapes_alone_read_no_weights(tmp_path):
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize(("config", "attention"), ARCHITECTURES[:-1])
+def test_shapes_alone_can_be_computed_with(tmp_path, config, attention):
+    """A model built for its shapes gives logits of the right shape, so that a plan can count their memory."""
+    model = build(tmp_path, config=config, attention=attention, materialize=False)
+    batch = [tensor.to("meta") for tensor in block([1, 2, 3], [4, 5])]
+    assert model(*batch).shape == (1, 5, 48)
+
+
 @pytest.mark.parametrize(("config", "attention"), ARCHITECTURES)
 def test_transformers_opens_the_checkpoint(tmp_path, config, attention):
     """AutoModelForCausalLM.from_pretrained opens what is kept, with equal logits and nothing missing."""

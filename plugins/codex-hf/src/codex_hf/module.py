@@ -120,10 +120,15 @@ def _inputs(
     cache would switch the masking by document off.
     """
     positions_BT = position_ids_BT.masked_fill(document_ids_BT < 0, 0)
+    mask_B1TT = None
+    if input_ids_BT.is_meta:
+        # Where documents begin cannot be asked of shapes alone; a mask costs the same wherever they do.
+        blocks, tokens = input_ids_BT.shape
+        mask_B1TT = torch.ones(blocks, 1, tokens, tokens, dtype=torch.bool, device="meta")
     return {
         "input_ids": input_ids_BT,
         "position_ids": positions_BT,
-        "attention_mask": None,
+        "attention_mask": mask_B1TT,
         "use_cache": False,
     }
 
