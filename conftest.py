@@ -10,7 +10,8 @@ import pytest
 # Before any test imports torch or a Hugging Face library, and for the programs that tests start.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
-_EXPECTED_CHANGES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # torch sets the second when it is imported
+# pytest sets the first for each test, torch the second when it is imported.
+_EXPECTED_CHANGES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 def _surroundings() -> dict[str, str]:

@@ -8,8 +8,6 @@
 One rule: it knows the hook and `Document` only. It needs pytest.
 """
 
-# ruff: noqa: S101 - assert is how a test speaks
-
 from __future__ import annotations
 
 import os

@@ -7,8 +7,6 @@
 One rule: it knows the hooks only, and calls them in the order in which a run does. It needs pytest.
 """
 
-# ruff: noqa: S101 - assert is how a test speaks
-
 from __future__ import annotations
 
 import math

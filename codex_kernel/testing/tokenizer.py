@@ -7,8 +7,6 @@
 One rule: it knows the hook and the protocol only. It needs pytest and Hypothesis.
 """
 
-# ruff: noqa: S101 - assert is how a test speaks
-
 from __future__ import annotations
 
 from pathlib import Path
