@@ -16,7 +16,14 @@ from codex_hf import loading
 from codex_hf.causal_lm import HFCausalLM
 from codex_hf.lora import LoRA
 from codex_hf.lora_module import _without_version_warnings, adapt
-from codex_kernel import HiddenStates, InputError, PluginError
+from codex_kernel import (
+    CheckpointState,
+    GenerateRequest,
+    HiddenStates,
+    InputError,
+    NoCheckpointError,
+    PluginError,
+)
 from codex_kernel.testing.model import ModelContract, ToyTokenizer
 from codex_kernel.testing.toys import make_run
 
@@ -145,6 +152,24 @@ def test_the_base_is_named_by_its_digest(tmp_path):
     other = adapt(base_model(tmp_path, initializer_range=0.5), options, run).config_files()
     assert one == same
     assert json.loads(one["base_model.json"])["sha256"] != json.loads(other["base_model.json"])["sha256"]
+
+
+def test_generation_needs_the_base_that_was_trained_on(tmp_path):
+    """An adapter generates over its own base, and over another one it is an error."""
+    options, run, plugin = LoRA(target_modules=["q_proj"]), make_run(tmp_path), HFCausalLM(config=LLAMA)
+    model = disturbed(adapt(base_model(tmp_path), options, run))
+    state = CheckpointState(
+        tensors={"model/adapter_model.safetensors": dict(model.weights())},
+        values={f"model/{name}": json.loads(text) for name, text in model.config_files().items()},
+    )
+    request = GenerateRequest("abc", 5, 0.0, None, None, seed=1, context_tokens=64)
+    same = adapt(base_model(tmp_path), options, run)
+    assert list(plugin.codex_generate(same, ToyTokenizer(eos_id=-1), state, request))
+    assert all(torch.equal(tensor, model.weights()[name]) for name, tensor in same.weights().items())
+    other = adapt(base_model(tmp_path, initializer_range=0.5), options, run)
+    with pytest.raises(NoCheckpointError, match="trained on another base"):
+        plugin.codex_generate(other, ToyTokenizer(), state, request)
+    assert plugin.codex_generate(PlainModel(), ToyTokenizer(), state, request) is None
 
 
 def test_a_target_that_matches_nothing_names_the_layers(tmp_path):

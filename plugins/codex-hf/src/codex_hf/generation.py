@@ -5,12 +5,13 @@ One rule: the cache changes the cost, not the text: the tokens are those of a lo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from codex_hf.module import HFModule
+from codex_hf.module import BASE_FILE, HFModule
 from codex_kernel import (
     CheckpointState,
     GenerateRequest,
@@ -50,10 +51,22 @@ def load_state(model: Model, state: CheckpointState) -> None:
     file = f"model/{model.weights_file}"
     if file not in state.tensors:
         raise NoCheckpointError(f"the checkpoint has no {file}; it has {', '.join(sorted(state.tensors))}")
+    _check_base(model, state)
     try:
         model.load_weights(state.tensors[file])
     except ValueError as error:
         raise NoCheckpointError(f"the checkpoint is of another model: {error}") from error
+
+
+def _check_base(model: PretrainedFormat, state: CheckpointState) -> None:
+    """Raise NoCheckpointError where an adapter was trained on another base than the one it is put into."""
+    trained_on = state.values.get(f"model/{BASE_FILE}")
+    present = model.config_files().get(BASE_FILE)
+    if trained_on is not None and present is not None and trained_on != json.loads(present):
+        raise NoCheckpointError(
+            f"the adapter was trained on another base: expected {trained_on}, got {json.loads(present)}",
+            remedy="use the model that it was trained on",
+        )
 
 
 def transformer_of(model: Model) -> Any | None:

@@ -19,13 +19,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from codex_hf.module import HFModule, copy_weights
+from codex_hf.module import BASE_FILE, HFModule, copy_weights
 from codex_kernel import HiddenStates, InputError, PluginError, RunContext
 
 if TYPE_CHECKING:
     from codex_hf.lora import LoRA
 
-BASE_FILE = "base_model.json"
 _SHOWN_NAMES = 12
 _MATRIX = 2
 

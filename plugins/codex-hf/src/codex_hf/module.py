@@ -20,6 +20,9 @@ from torch import nn
 
 from codex_kernel import InputError
 
+BASE_FILE = "base_model.json"
+"""Beside an adapter: which base model it belongs to."""
+
 # Keys of configurations that change logits after the head: Gemma's cap, Cohere's and Granite's scale, Falcon-H1's.
 _HEAD_SCALES = re.compile(
     r"final_logit_softcapping|logits?_scal(e|ing)|lm_head_multiplier|output_multiplier_scale"
