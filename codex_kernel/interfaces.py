@@ -39,10 +39,10 @@ class Batch:
     """Some blocks of tokens, as numpy arrays.
 
     `input_ids_BT` int64. `targets_BT` int64 holds for each position the *next* token of the same document (no further
-    shift is needed), or IGNORE_INDEX. `position_ids_BT` int64 counts from 0 in each document of a block (so it is
-    always below T, also where a document goes on from the block before), `document_ids_BT` int64 numbers the documents of
-    a block from 0, and is -1 on padding: attention must not cross from one to another. A block may have no target.
-    `sample_ids_B` int64 are the blocks' numbers in the split.
+    shift is needed), or IGNORE_INDEX; a block may have no target. `position_ids_BT` int64 counts from 0 in each
+    document of a block, so it is always below T, also where a document goes on from the block before.
+    `document_ids_BT` int64 numbers the documents of a block from 0, and is -1 on padding: attention must not cross
+    from one to another. `sample_ids_B` int64 are the blocks' numbers in the split.
     """
 
     input_ids_BT: Any
