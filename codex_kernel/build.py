@@ -99,7 +99,9 @@ def build_parts(  # noqa: PLR0913 - what is built, from what, where to, and for 
 
     Without `materialize` (a plan that measures nothing) the model has shapes and no weights.
     """
+    run.report.activity("build model", 0, 1)  # imports of its library included, often the longest wait of all
     model = hooks.model(run, source.tokenizer, materialize=materialize)
+    run.report.activity("build model", 1, 1)
     checkpointer = hooks.checkpointer(run, checkpoints, read_only=read_only)
 
     def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:

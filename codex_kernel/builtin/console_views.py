@@ -47,8 +47,8 @@ class LiveView:
                 return
             self._activities[name] = self._progress.add_task(printable(name), total=None, count="", words="")
         task = self._activities[name]
-        count = f"{_number(done)}/{_number(total)} {unit}" if total is not None else f"{_number(done)} {unit}"
-        self._progress.update(task, completed=done, total=total, count=printable(count))
+        count = printable(_count(done, total, unit))
+        self._progress.update(task, completed=done, total=total, count=count)
         if finished and self._training is not None:
             self._progress.remove_task(self._activities.pop(name))
 
@@ -80,7 +80,8 @@ class LiveView:
         for name, number in self._activities.items():
             task = next(task for task in self._progress.tasks if task.id == number)
             self._progress.remove_task(number)
-            self.line(f"{name}: {task.fields['count']} in {duration(task.elapsed or 0.0)}")
+            took = duration(task.finished_time or task.elapsed or 0.0)
+            self.line(f"{name}: {task.fields['count']} in {took}" if task.fields["count"] else f"{name}: {took}")
         self._activities.clear()
 
 
@@ -102,8 +103,9 @@ class PlainView:
         if not begun:
             self._last[name] = self.clock()
         if wanted or (finished and not self._training):
-            count = f"{_number(done)}/{_number(total)}" if total is not None else _number(done)
-            self.line(f"{name}: {count} {unit}".rstrip())
+            count = _count(done, total, unit)
+            if count or not finished:  # one thing alone is named when it begins
+                self.line(f"{name}: {count}" if count else f"{name} …")
         if finished:
             self._last.pop(name, None)
 
@@ -143,6 +145,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _count(done: float, total: float | None, unit: str) -> str:
+    """Write how much is done, `20/288 documents`; nothing where there is only one thing to do."""
+    if total == 1:
+        return ""
+    count = f"{_number(done)}/{_number(total)}" if total is not None else _number(done)
+    return f"{count} {unit}".rstrip()
 
 
 def _number(value: float) -> str:
