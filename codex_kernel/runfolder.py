@@ -6,7 +6,7 @@ the folder's lock.
     runs/<name>/<run-id>/
         run.json            what this folder is: schema, run id, name, the folder that relative paths start from
         manifest.yaml       the manifest as it was given
-        overrides.yaml      what was set over it, as one manifest fragment a line (`--set`) or file
+        overrides.txt       what was set over it, one override a line, as on the command line
         resolved.yaml       the manifest as it runs: overrides applied, every default written out
         environment.json    hardware, packages, git commit, seeds
         plugins.lock.json   kind, name, distribution, version, hash of each plugin used
@@ -60,7 +60,7 @@ class RunFolder:
     @property
     def overrides(self) -> Path:
         """The overrides as given."""
-        return self.path / "overrides.yaml"
+        return self.path / "overrides.txt"
 
     @property
     def resolved(self) -> Path:

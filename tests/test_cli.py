@@ -41,7 +41,7 @@ def test_a_run_trains_and_leaves_a_folder_that_describes_itself(workplace: Workp
     for command in (f"codex runs show {place}", f"codex resume {place}", f"codex generate {place} --prompt"):
         assert command in said.out
     assert {path.name for path in folder.path.iterdir()} == {
-        "run.json", "manifest.yaml", "overrides.yaml", "resolved.yaml", "environment.json", "plugins.lock.json",
+        "run.json", "manifest.yaml", "overrides.txt", "resolved.yaml", "environment.json", "plugins.lock.json",
         "data.json", "metrics.ndjson", "events.ndjson", "checkpoints", "outcome.json", "run.lock", "told.txt",
     }  # fmt: skip
     outcome = json.loads(folder.outcome.read_text())
@@ -260,6 +260,15 @@ def test_schema_describes_every_installed_plugin(workplace: Workplace) -> None:
         jsonschema.validate(manifest, schema, cls=jsonschema.Draft202012Validator)
     assert workplace.codex("schema", "--output", "s.json").code == 0
     assert json.loads((workplace.folder / "s.json").read_text()) == schema
+
+
+def test_the_schema_beside_the_examples_is_that_of_the_first_party_plugins() -> None:
+    """An editor that opens an example finds the schema that its first line names; `codex schema` wrote it."""
+    written = Path(__file__).parents[1] / "examples" / "codex.schema.json"
+    made = subprocess.run(
+        [sys.executable, "-m", "codex_kernel", "schema"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(written.read_text()) == json.loads(made.stdout), "codex schema --output examples/codex.schema.json"
 
 
 def test_init_writes_a_manifest_that_is_valid_and_never_overwrites(workplace: Workplace) -> None:
