@@ -268,7 +268,9 @@ def test_the_schema_beside_the_examples_is_that_of_the_first_party_plugins() -> 
     made = subprocess.run(
         [sys.executable, "-m", "codex_kernel", "schema"], capture_output=True, text=True, check=True
     )
-    assert json.loads(written.read_text()) == json.loads(made.stdout), "codex schema --output examples/codex.schema.json"
+    assert json.loads(written.read_text()) == json.loads(made.stdout), (
+        "codex schema --output examples/codex.schema.json"
+    )
 
 
 def test_init_writes_a_manifest_that_is_valid_and_never_overwrites(workplace: Workplace) -> None:

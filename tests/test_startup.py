@@ -13,7 +13,15 @@ from tests.toys import install
 
 HEAVY = (
     *("torch", "transformers", "tokenizers", "peft", "mlflow", "sentencepiece", "psutil", "numpy", "rich"),
-    *("codex_torch", "codex_hf", "codex_spm", "codex_mlflow", "codex_sysmon", "codex_toys", "codex_kernel.builtin"),
+    *(
+        "codex_torch",
+        "codex_hf",
+        "codex_spm",
+        "codex_mlflow",
+        "codex_sysmon",
+        "codex_toys",
+        "codex_kernel.builtin",
+    ),
 )
 
 # Runs the command and then prints which of the given modules it has imported.

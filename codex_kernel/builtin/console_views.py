@@ -81,7 +81,9 @@ class LiveView:
             task = next(task for task in self._progress.tasks if task.id == number)
             self._progress.remove_task(number)
             took = duration(task.finished_time or task.elapsed or 0.0)
-            self.line(f"{name}: {task.fields['count']} in {took}" if task.fields["count"] else f"{name}: {took}")
+            self.line(
+                f"{name}: {task.fields['count']} in {took}" if task.fields["count"] else f"{name}: {took}"
+            )
         self._activities.clear()
 
 

@@ -83,4 +83,7 @@ def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{split['documents']:,} documents, {split['tokens']:,} tokens in {split['blocks']:,} blocks",
         )
         cut, dropped = split["documents_split"], split["documents_dropped"]
-        yield "", f"{cut:,} documents cut over blocks, {dropped:,} dropped, {split['padding_slots']:,} places padded"
+        yield (
+            "",
+            f"{cut:,} documents cut over blocks, {dropped:,} dropped, {split['padding_slots']:,} places padded",
+        )
