@@ -6,16 +6,22 @@ One rule: it is used as a third party uses it; codex's own plugins pass the same
 from __future__ import annotations
 
 from codex_kernel.testing import _rewrite as _rewrite
+from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.checkpointer import CheckpointerContract
 from codex_kernel.testing.dataset import DatasetContract
 from codex_kernel.testing.logger import LoggerContract
 from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
+from codex_kernel.testing.trainer import TrainerContract
 
 __all__ = [
+    "CheckpointerContract",
     "DatasetContract",
     "LoggerContract",
     "NeverStop",
     "RecordingReporter",
     "TokenizerContract",
+    "TrainerContract",
+    "hooks_of",
     "make_run",
 ]

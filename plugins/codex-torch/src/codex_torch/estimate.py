@@ -137,9 +137,11 @@ def _count_forward(model: nn.Module, data: Data, blocks: int) -> tuple[int, int]
     finally:
         model.train(was_training)
     if by_chunks:
-        vocabulary, width = cast("HiddenStates", model).head_weight().shape
-        # A chunk of logits, and the gradient of all hidden states, which is made in the forward pass.
-        return kept.bytes, _FP32_BYTES * (CHUNK_TOKENS * vocabulary + tokens * width)
+        weight_VD = cast("HiddenStates", model).head_weight()
+        vocabulary, width = weight_VD.shape
+        # A chunk of logits, and the gradients of all hidden states and of the head, which the forward pass makes.
+        rows = tokens + (vocabulary if weight_VD.requires_grad else 0)
+        return kept.bytes, _FP32_BYTES * (CHUNK_TOKENS * vocabulary + rows * width)
     # The logits, their log-softmax and its gradient; never more than two of them at a time.
     return kept.bytes, _FP32_BYTES * 2 * tokens * vocabulary
 

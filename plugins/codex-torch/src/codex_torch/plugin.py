@@ -79,7 +79,7 @@ class TorchTrainer:
             )
         if self.micro_batch_size is not None and self.micro_batch_size > self.global_batch_size:
             raise InputError(
-                f"expected micro_batch_size <= {self.global_batch_size}, global_batch_size, got {self.micro_batch_size}",
+                f"expected micro_batch_size <= global_batch_size {self.global_batch_size}, got {self.micro_batch_size}",
                 remedy="lower micro_batch_size, or leave it out",
             )
         if not _DEVICE.fullmatch(self.device):
