@@ -128,6 +128,8 @@ def lock(*arguments: str) -> None:
 def job_environment(job: str) -> dict[str, str]:
     """Put .venv first on PATH; on few or shared cores torch's threads must neither spin nor multiply."""
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "VIRTUAL_ENV": str(VENV)}
+    # Many processes import torch here; without bytecode each would compile it anew, which takes several times as long.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
     return {**environment, "OMP_NUM_THREADS": "1"} if job in {"test", "check"} else environment
 
