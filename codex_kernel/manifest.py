@@ -247,6 +247,9 @@ def _defaults(kind: str, types: Sequence[str], root: Node, path: str) -> tuple[S
 def _single_section(root: Node, kind: str, problems: list[Problem]) -> Section | None:
     node = _child(root, kind)
     if node is not None:
+        if kind == "checkpointer" and isinstance(node.value, dict) and "type" not in node.value:
+            # The section has a default type, so its options may be set without naming it.
+            node = evolve(node, value={"type": Node(DEFAULT_CHECKPOINTER, node.where), **node.value})
         return _section(node, kind, f"$.{kind}", problems)
     if kind == "checkpointer":
         return Section(kind, DEFAULT_CHECKPOINTER, None, Node({}, root.where), root.where, f"$.{kind}")

@@ -191,9 +191,10 @@ def _plugin_schema(kind: str, name: str, cls: type | None) -> Schema:
     own: Schema = {"type": {"anyOf": _names([name])}}
     if kind == "logger":
         own |= section_schema(LoggerOptions)["properties"]
+    is_default = kind == "checkpointer" and name == DEFAULT_CHECKPOINTER
     return {
         **schema,
         "title": name,
         "properties": {**own, **schema["properties"]},
-        "required": ["type", *schema.get("required", [])],
+        "required": [*([] if is_default else ["type"]), *schema.get("required", [])],
     }

@@ -296,3 +296,13 @@ def test_reading_a_manifest_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_options_of_the_default_checkpointer_need_no_type(tmp_path):
+    """`--set checkpointer.every_steps=100` works on a manifest that leaves the section out."""
+    (tmp_path / "run.yaml").write_text(SHORTEST, encoding="utf-8")
+    manifest = load(tmp_path / "run.yaml", [], ["checkpointer.every_steps=100"])
+    assert (manifest.checkpointer.type, plain(manifest.checkpointer.options)) == (
+        "safetensors",
+        {"every_steps": 100},
+    )
