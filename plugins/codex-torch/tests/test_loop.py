@@ -6,10 +6,13 @@ import pytest
 import torch
 from attrs import evolve
 from torch import nn
+from toy_model import ToyTransformer
 from training import losses, model, options, training, weights_of
 
 from codex_kernel import IGNORE_INDEX, EvaluateOptions, InputError, NonFiniteError, PluginError
 from codex_kernel.testing.trainer import ToyBlocks, ToyData
+from codex_torch.loop import micro_batches
+from codex_torch.loss import loss_sum
 
 
 def updated(tmp_path: Path, **changes):
@@ -83,6 +86,37 @@ def test_each_record_says_how_the_step_went(tmp_path):
         if split == "train":
             assert set(metrics) == {"loss", "lr", "grad_norm", "tokens_per_second", "step_seconds"}
             assert metrics["tokens_per_second"] > 0
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_targets_of_the_step(tmp_path):
+    """The norm of the first step is that of the mean loss of its blocks, taken at once."""
+    module = model(dropout=0.0)
+    run = training(tmp_path, module, max_steps=1)
+    batch = run.parts.data.train.gather(run.parts.data.samples(0, 4))
+    inputs = next(micro_batches(batch, 4, torch.device("cpu")))
+    targets = int((batch.targets_BT != IGNORE_INDEX).sum())
+    gradients = torch.autograd.grad(loss_sum(module, *inputs) / targets, list(module.parameters()))
+    run.trainer.fit(None)
+    assert run.records[0][2]["grad_norm"] == pytest.approx(
+        float(torch.nn.utils.get_total_norm(gradients)), rel=1e-5
+    )
+
+
+def test_evaluation_may_draw_at_random(tmp_path):
+    """A model that draws numbers in evaluation as well trains with the same ones as if it had not been evaluated."""
+
+    class Drawing(ToyTransformer):
+        def forward(self, *inputs):
+            return super().forward(*inputs) + 0.1 * torch.rand(()) * float(np.random.rand())  # noqa: NPY002
+
+    often, never = (
+        training(tmp_path / str(every), Drawing(), evaluate=EvaluateOptions(every_steps=every))
+        for every in (1, None)
+    )
+    never.parts.model.load_state_dict(often.parts.model.state_dict())
+    often.trainer.fit(None)
+    never.trainer.fit(None)
+    assert losses(often) == losses(never)
 
 
 def test_gradients_are_clipped_to_their_norm(tmp_path):
