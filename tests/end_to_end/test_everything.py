@@ -70,7 +70,7 @@ def test_the_vocabulary_is_sentencepiece_and_gives_text_back(run):
 
 
 def test_the_machine_is_measured_as_a_split_of_its_own(values):
-    """sysmon's values are in the run's record, where every logger and reader finds them."""
+    """What sysmon measures stands in the run's record, where every logger and reader finds them."""
     system = {name: value for (_, split, name), value in values.items() if split == "system"}
     assert {"cpu_percent", "memory_used_bytes", "process_rss_bytes", "disk_free_bytes"} <= system.keys()
     assert system["process_rss_bytes"] > 1_000_000
