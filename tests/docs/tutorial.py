@@ -1,7 +1,7 @@
 """Plays a page of the documentation as a reader would: writes its files, runs its commands, compares what they print.
 
 One rule: what a page shows is what happens. A fenced block with `title=NAME` is a file. A `console` block holds commands
-(`$ `) and their output, standard error included; numbers and run ids are compared by their form, `…` stands for any
+(`$ `) and their output, standard error included; numbers, sizes and run ids are compared by their form, `…` stands for any
 text, alone on a line for any lines, and `^C` is pressed where it stands. `exit=N` is the exit code of the block's last
 command. A command without output shown may print anything.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from attrs import frozen
 
 _FENCE = re.compile(r"^```(\w+)([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_PIECE = re.compile(r"(…|\d{8}-\d{6}-[0-9a-f]{4}|\d[\d,.]*| +)")
+_PIECE = re.compile(r"(…|\d{8}-\d{6}-[0-9a-f]{4}|\d[\d,.]*|[KMG]iB| +)")
 
 
 @frozen
@@ -79,6 +79,8 @@ def _form(piece: str) -> str:
         return ".*"
     if re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", piece):
         return r"\d{8}-\d{6}-[0-9a-f]{4}"
+    if piece.endswith("iB"):
+        return r"(?:[KMG]i)?B"
     if piece[:1].isdigit():
         return r"\d[\d,.]*" + (r"\." if piece.endswith(".") else "")
     return " +" if piece.isspace() else re.escape(piece)
