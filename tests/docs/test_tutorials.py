@@ -1,4 +1,4 @@
-"""The tutorials, played as a reader would."""
+"""The tutorials and how-to pages, played as a reader would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from tests.docs.tutorial import Block, commands, pattern, play
 
-TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorial"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TUTORIALS = DOCS / "tutorial"
 
 SHORT = """\
 tokenizer: {vocab_size: 512}
@@ -24,6 +25,7 @@ checkpointer: {every_steps: 100}
 evaluate: {every_steps: 100, max_blocks: 4}
 """
 PROGRAMS = {"codex": "codex_kernel", "pip": "pip", "pytest": "pytest"}
+"""Commands and the modules that they are; `python` is that of the environment."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -74,6 +76,14 @@ def test_the_first_plugin_is_as_the_tutorial_shows(tmp_path):
     """A plugin is written, installed, listed, used, tested and removed exactly as the page says."""
     (tmp_path / "work").mkdir()
     play(TUTORIALS / "first-plugin.md", tmp_path / "work", environment(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own-data", "lora", "stop-and-resume", "track"])
+def test_a_how_to_is_as_the_page_shows(tmp_path, name):
+    """Every file of the page is written, every command runs and prints what the page shows."""
+    (tmp_path / "work").mkdir()
+    play(DOCS / "how-to" / f"{name}.md", tmp_path / "work", environment(tmp_path))
 
 
 def test_output_is_compared_by_form():
