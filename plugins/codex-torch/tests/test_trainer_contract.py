@@ -1,4 +1,5 @@
 import torch
+from attrs import evolve
 from toy_model import HeadedToy, ToyTransformer
 
 from codex_kernel.testing import TrainerContract
@@ -21,3 +22,8 @@ class TestPlainModule(TrainerContract):
 class TestModelWithHead(TestPlainModule):
     def model(self):
         return HeadedToy()
+
+
+class TestBf16(TestModelWithHead):
+    def make(self, *, max_steps):
+        return evolve(super().make(max_steps=max_steps), precision="bf16")
