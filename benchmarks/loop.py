@@ -4,8 +4,8 @@
 
 One rule: all loops train the same steps in turn, round by round, and only the ratio within a round counts: a busy
 machine changes the times, which are of this process alone, but hardly the ratio. Above 1 the loop of codex is faster.
-`lean` is the bare loop as most people write it: mean loss over all logits, clip, AdamW. `same loss` has codex's own loss
-function in it, so that the rest of the difference is what the framework costs.
+`lean` is the bare loop as most people write it: mean loss over all logits, clip, AdamW. `same loss` has codex's own
+loss function in it, so that the rest of the difference is what the framework costs.
 """
 
 from __future__ import annotations
