@@ -3,8 +3,8 @@
     python docs/generate.py            rewrite them
     python docs/generate.py --check    say which pages are out of date, and fail
 
-One rule: what stands between `<!-- generated: NAME -->` and `<!-- generated: end -->` comes from the code alone; the rest
-of a page is written by hand and left as it is.
+One rule: what stands between `<!-- generated: NAME -->` and `<!-- generated: end -->` comes from the code alone; the
+rest of a page is written by hand and left as it is.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from codex_kernel.structure import unstructure
 REFERENCE = Path(__file__).parent / "reference"
 FIRST_PARTY = ("codex-kernel", "codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon")
 MARK = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- generated: end -->)", re.DOTALL)
+LINE_WIDTH = 100
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -67,7 +68,7 @@ def _hook(function: Callable[..., object]) -> str:
 def _signature(name: str, signature: inspect.Signature) -> str:
     parameters = [f"{p.name}: {p.annotation}" for p in signature.parameters.values() if p.name != "self"]
     line = f"{name}({', '.join(parameters)}) -> {signature.return_annotation}"
-    if len(line) <= 100:
+    if len(line) <= LINE_WIDTH:
         return line
     return "\n".join([f"{name}(", *(f"    {p}," for p in parameters), f") -> {signature.return_annotation}"])
 
@@ -174,7 +175,9 @@ def _default(option: Option) -> str:
     if option.required:
         return "required"
     default: Any = option.default
-    return f"`{json.dumps(unstructure(default.factory() if isinstance(default, attrs.Factory) else default))}`"  # type: ignore[arg-type] # attrs types Factory as a function
+    return (
+        f"`{json.dumps(unstructure(default.factory() if isinstance(default, attrs.Factory) else default))}`"  # type: ignore[arg-type] # attrs types Factory as a function
+    )
 
 
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────

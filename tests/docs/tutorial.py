@@ -1,9 +1,9 @@
 """Plays a page of the documentation as a reader would: writes its files, runs its commands, compares what they print.
 
-One rule: what a page shows is what happens. A fenced block with `title=NAME` is a file. A `console` block holds commands
-(`$ `) and their output, standard error included; numbers, sizes and run ids are compared by their form, `…` stands for any
-text, alone on a line for any lines, and `^C` is pressed where it stands. `exit=N` is the exit code of the block's last
-command. A command without output shown may print anything.
+One rule: what a page shows is what happens. A fenced block with `title=NAME` is a file. A `console` block holds
+commands (`$ `) and their output, standard error included; numbers, sizes and run ids are compared by their form, `…`
+stands for any text, alone on a line for any lines, and `^C` is pressed where it stands. `exit=N` is the exit code of
+the block's last command. A command without output shown may print anything.
 """
 
 from __future__ import annotations
