@@ -7,6 +7,7 @@ so a name and a version stand for the same text on every machine.
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import sys
@@ -117,16 +118,18 @@ def _distribution_files(text: str, exclude: list[str]) -> list[_SourceFile]:
             remedy=f"pip install '{text}'",
         )
     files = []
-    for file in installed.files or ():
-        name = file.as_posix()
-        if file.suffix != ".py" or name.startswith("../") or excluded(name, exclude):
+    # Not `installed.files`: since Python 3.12 it leaves out what is missing, and the data would be less without a word.
+    for row in csv.reader((installed.read_text("RECORD") or "").splitlines()):
+        name, digest, *_ = [*row, "", ""]
+        if not name.endswith(".py") or name.startswith("../") or excluded(name, exclude):
             continue
-        if file.hash is None or file.hash.mode != "sha256":
+        mode, _, sha256 = digest.partition("=")
+        if mode != "sha256":
             raise InputError(
                 f"{text}: its RECORD has no sha256 for {name}",
                 remedy=f"install it again: pip install '{text}'",
             )
-        files.append(_SourceFile(name, Path(str(file.locate())), file.hash.value))
+        files.append(_SourceFile(name, Path(str(installed.locate_file(name))), sha256))
     if not files:
         raise InputError(
             f"{text}: its RECORD names no Python file that is not excluded",
