@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before any test imports torch or a Hugging Face library, and for the programs that tests start.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+# No deadline: a busy machine is not a fault. In CI the same examples every time: a red run is a change of the code.
+hypothesis.settings.register_profile(
+    "codex",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("codex")
 
 # pytest sets the first for each test, torch the second when it is imported.
 _EXPECTED_CHANGES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}

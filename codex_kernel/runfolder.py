@@ -37,6 +37,7 @@ from typing import Any
 
 from attrs import frozen
 
+from codex_kernel.durable import sync_folder
 from codex_kernel.errors import InputError, LockedError, StorageError
 
 SCHEMA = 1
@@ -276,15 +277,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     return value
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

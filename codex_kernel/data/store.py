@@ -21,6 +21,7 @@ from attrs import field, frozen
 from codex_kernel.data import order
 from codex_kernel.data.blocks import MappedBlocks
 from codex_kernel.data.pack import SplitFacts
+from codex_kernel.durable import sync_folder
 from codex_kernel.errors import StorageError
 
 FORMAT = 1
@@ -140,15 +141,6 @@ def _free(path: Path) -> str:
         return f"{shutil.disk_usage(path).free:,} bytes are free"
     except OSError:
         return "how much is free is not known"
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _parse(value: Any) -> Meta:

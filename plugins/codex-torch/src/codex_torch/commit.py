@@ -25,7 +25,7 @@ from typing import Any
 
 from attrs import frozen
 
-from codex_kernel import Checkpoint, CheckpointState, InputError, PluginError, StorageError
+from codex_kernel import Checkpoint, CheckpointState, InputError, PluginError, StorageError, sync_folder
 
 FORMAT = 1
 INDEX = "checkpoint.json"
@@ -172,19 +172,10 @@ def _write_all(descriptor: int, chunk: memoryview) -> None:
         chunk = chunk[os.write(descriptor, chunk) :]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder safe on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _check_room(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if free < needed * _ROOM:
-        raise _no_storage(target, "the disk is too full", needed, free)
+    free, wanted = shutil.disk_usage(target.parent).free, int(needed * _ROOM)
+    if free < wanted:
+        raise _no_storage(target, "the disk is too full", wanted, free)
 
 
 @contextmanager
