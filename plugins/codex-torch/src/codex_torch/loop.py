@@ -7,6 +7,7 @@ Shapes: B blocks of a micro-batch, T tokens of a block.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -121,15 +122,15 @@ def fit(  # noqa: C901, PLR0915 - reading a run from top to bottom in one place 
             evaluated = {f"validation/{name}": value for name, value in metrics.items()}
             totals.metrics |= evaluated
 
-        stopped = run.stop.signal_number is not None
-        if last or stopped or checkpointer.due(totals.step):
+        asked = run.stop.signal_number
+        if last or asked is not None or checkpointer.due(totals.step):
             # A validation metric of an earlier step says nothing of these weights.
             of_now = {"train/loss": totals.metrics["train/loss"], **evaluated}
             checkpointer.save(totals.step, state.capture(trained, totals, identity, run), of_now)
-        if stopped and not last:
-            number = run.stop.signal_number
-            reason = f"stopped by signal {number} after step {totals.step} of {length.steps}, saved"
-            return TrainResult(progress, dict(totals.metrics), reason, number)
+        if asked is not None and not last:
+            name = signal.Signals(asked).name
+            reason = f"stopped by {name} after step {totals.step} of {length.steps}, saved"
+            return TrainResult(progress, dict(totals.metrics), reason, asked)
 
     progress = progress_of(totals, length, len(data.train))
     return TrainResult(progress, dict(totals.metrics), f"all {length.steps} steps done")
