@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from codex_kernel import EvaluateOptions, Parts
 from codex_kernel.testing import RecordingReporter, make_run
-from codex_kernel.testing.trainer import ToyBlocks, ToyTokenizer
+from codex_kernel.testing.training import ToyBlocks, ToyTokenizer
 from codex_torch.loss import loss_sum
 from codex_torch.plugin import LoopTrainer, TorchTrainer
 

@@ -1,4 +1,4 @@
-"""The contract of trainer plugins: what a run relies on, as tests; and the toy data and checkpointer it trains with.
+"""The contract of trainer plugins: what a run relies on, as tests; it trains on `codex_kernel.testing.training`.
 
     class TestMine(TrainerContract):
         def make(self, *, max_steps):
@@ -12,190 +12,43 @@ One rule: it knows the hooks and the protocols only. It needs pytest and numpy.
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import define, field, frozen
+from attrs import frozen
 
 from codex_kernel.errors import InputError
 from codex_kernel.hookspecs import hookimpl
 from codex_kernel.interfaces import (
     IGNORE_INDEX,
-    Batch,
-    Checkpoint,
     CheckpointState,
     Estimates,
     EvaluateOptions,
-    Evaluation,
     Model,
     Parts,
-    Progress,
     RunContext,
     Trainer,
     TrainResult,
 )
 from codex_kernel.testing._calls import hooks_of
 from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
+from codex_kernel.testing.training import (
+    VOCABULARY,
+    ActingReporter,
+    MemoryCheckpointer,
+    ToyBlocks,
+    ToyData,
+    ToyTokenizer,
+    evaluation_metrics,
+)
 
-VOCABULARY = 32
 STEPS = 8
 TIMES = ("tokens_per_second", "step_seconds")
 """Metrics that no two runs share."""
-
-
-# ── toys ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@frozen(eq=False)
-class ToyBlocks:
-    """Blocks of documents of unequal length, in which each token follows from the one before it."""
-
-    count: int
-    seq_len: int = 12
-    seed: int = 0
-    bytes_per_token: float = 2.5
-    _rows: Sequence[Batch] = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        chance = random.Random(self.seed)
-        rows = [self._row(chance, number) for number in range(self.count)]
-        object.__setattr__(self, "_rows", rows)
-
-    @property
-    def target_tokens(self) -> int:
-        """Targets of all blocks that are not IGNORE_INDEX."""
-        return sum(int((row.targets_BT != IGNORE_INDEX).sum()) for row in self._rows)
-
-    def __len__(self) -> int:
-        """Blocks of the split."""
-        return self.count
-
-    def gather(self, sample_ids_B: Any) -> Batch:
-        """Return the blocks with these numbers."""
-        import numpy as np
-
-        rows = [self._rows[int(number)] for number in sample_ids_B]
-        names = ("input_ids_BT", "targets_BT", "position_ids_BT", "document_ids_BT", "sample_ids_B")
-        return Batch(**{name: np.concatenate([getattr(row, name) for row in rows]) for name in names})
-
-    def _row(self, chance: random.Random, number: int) -> Batch:
-        """Make one block: documents of 3 to 7 tokens, the last of them padded in every third block."""
-        import numpy as np
-
-        length = self.seq_len - (4 if number % 3 == 2 else 0)
-        ids, targets = [0] * self.seq_len, [IGNORE_INDEX] * self.seq_len
-        positions, documents = [0] * self.seq_len, [-1] * self.seq_len
-        start, document = 0, 0
-        while start < length:
-            end = min(length, start + chance.randint(3, 7))
-            token = chance.randrange(VOCABULARY)
-            for position in range(start, end):
-                ids[position], positions[position], documents[position] = token, position - start, document
-                token = (5 * token + 3) % VOCABULARY
-                targets[position] = token if position + 1 < end else IGNORE_INDEX
-            start, document = end, document + 1
-        columns = ([ids], [targets], [positions], [documents], [number])
-        return Batch(*(np.array(column, dtype=np.int64) for column in columns))
-
-
-@frozen(eq=False)
-class ToyData:
-    """Two splits of toy blocks; every epoch is a permutation that follows from the seed."""
-
-    train: ToyBlocks = field(factory=lambda: ToyBlocks(10))
-    validation: ToyBlocks | None = field(factory=lambda: ToyBlocks(5, seed=1))
-    seed: int = 0
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of what makes the data."""
-        splits = [
-            (split.count, split.seq_len, split.seed) for split in (self.train, self.validation) if split
-        ]
-        return hashlib.sha256(repr((splits, self.seed)).encode()).hexdigest()
-
-    def samples(self, start: int, count: int) -> Any:
-        """Return sample ids of the endless training order."""
-        import numpy as np
-
-        return np.array([self._sample(position) for position in range(start, start + count)], dtype=np.int64)
-
-    def _sample(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self.train))
-        order = list(range(len(self.train)))
-        random.Random(f"{self.seed} {epoch}").shuffle(order)
-        return order[offset]
-
-
-@frozen
-class ToyTokenizer:
-    """Characters of a small alphabet; the last id ends a text."""
-
-    vocab_size: int = VOCABULARY
-    eos_id: int = VOCABULARY - 1
-
-    def encode(self, text: str) -> Sequence[int]:
-        """Return the ids of the text, wrapped around the vocabulary."""
-        return [ord(character) % self.eos_id for character in text]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return a letter for each id."""
-        return "".join(chr(ord("A") + number) for number in ids if number != self.eos_id)
-
-
-@define(eq=False)
-class MemoryCheckpointer:
-    """A checkpointer that keeps copies of all states in memory."""
-
-    run: RunContext
-    every_steps: int | None = None
-    states: dict[int, CheckpointState] = field(init=False, factory=dict)
-    metrics: dict[int, dict[str, float]] = field(init=False, factory=dict)
-
-    def due(self, step: int) -> bool:
-        """Say whether a checkpoint is to be saved after this step."""
-        return self.every_steps is not None and step % self.every_steps == 0
-
-    def save(self, step: int, state: CheckpointState, metrics: Mapping[str, float]) -> None:
-        """Keep a copy."""
-        self.states[step] = copy.deepcopy(state)
-        self.metrics[step] = dict(metrics)
-        self.run.report.checkpoint_saved(self._checkpoint(step))
-
-    def newest(self) -> Checkpoint | None:
-        """Return the one with the most steps."""
-        return self._checkpoint(max(self.states)) if self.states else None
-
-    def load(self, checkpoint: Checkpoint) -> CheckpointState:
-        """Return a copy of the state."""
-        return copy.deepcopy(self.states[checkpoint.step])
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def _checkpoint(self, step: int) -> Checkpoint:
-        return Checkpoint(step, Path(f"step-{step:08d}"), self.metrics[step], 0)
-
-
-@define(eq=False)
-class ActingReporter(RecordingReporter):
-    """A reporter that does something when a training step is reported, after it has kept the record."""
-
-    at_step: int = 0
-    act: Any = None
-
-    def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:
-        """Keep the record; act at the step."""
-        super().metrics(progress, values, split=split)
-        if split == "train" and progress.step == self.at_step:
-            self.act()
 
 
 @frozen
@@ -206,15 +59,6 @@ class _ToyModelPlugin:
     def codex_model(self) -> Model:
         model: Model = self.build()
         return model
-
-
-def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """Return what the kernel makes of an evaluation, and its sums."""
-    return {
-        "loss": evaluation.loss_sum / evaluation.tokens,
-        "tokens": evaluation.tokens,
-        "bytes": evaluation.bytes,
-    }
 
 
 class _CrashError(Exception):

@@ -9,7 +9,7 @@ from toy_model import HeadedToy
 from training import model, options, training
 
 from codex_kernel.testing import hooks_of
-from codex_kernel.testing.trainer import ToyBlocks, ToyData
+from codex_kernel.testing.training import ToyBlocks, ToyData
 from codex_torch.plugin import LoopTrainer
 
 
@@ -108,7 +108,7 @@ from codex_torch.estimate import _NoCheckpoints
 from codex_torch.plugin import LoopTrainer
 from toy_model import HeadedToy, ToyTransformer
 from training import training
-from codex_kernel.testing.trainer import ToyBlocks, ToyData
+from codex_kernel.testing.training import ToyBlocks, ToyData
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -11,7 +11,7 @@ from training import model, options, training
 
 from codex_kernel import GenerateRequest, InputError, NonFiniteError, PluginError
 from codex_kernel.testing import hooks_of, make_run
-from codex_kernel.testing.trainer import ToyBlocks, ToyData, ToyTokenizer
+from codex_kernel.testing.training import ToyBlocks, ToyData, ToyTokenizer
 from codex_torch.generate import as_text, choose
 
 REQUEST = GenerateRequest(

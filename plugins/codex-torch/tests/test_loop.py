@@ -10,7 +10,7 @@ from toy_model import ToyTransformer
 from training import losses, model, options, training, weights_of
 
 from codex_kernel import IGNORE_INDEX, EvaluateOptions, InputError, NonFiniteError, PluginError
-from codex_kernel.testing.trainer import ToyBlocks, ToyData
+from codex_kernel.testing.training import ToyBlocks, ToyData
 from codex_torch.loop import micro_batches
 from codex_torch.loss import loss_sum
 

@@ -9,7 +9,8 @@ from torch import nn
 from training import losses, model, training
 
 from codex_kernel import CheckpointState, InputError
-from codex_kernel.testing.trainer import ToyData, ToyTokenizer, bits_of_state
+from codex_kernel.testing.trainer import bits_of_state
+from codex_kernel.testing.training import ToyData, ToyTokenizer
 from codex_torch import rng, weights
 from codex_torch.plugin import LoopTrainer
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_kernel import InputError
-from codex_kernel.testing.trainer import ToyBlocks
+from codex_kernel.testing.training import ToyBlocks
 from codex_torch.schedule import Length, Schedule
 
 schedules = st.builds(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
-from codex_kernel.testing.trainer import VOCABULARY
+from codex_kernel.testing.training import VOCABULARY
 
 
 class ToyTransformer(nn.Module):

@@ -19,7 +19,7 @@ from training import model, options
 
 from codex_kernel import EvaluateOptions, Parts
 from codex_kernel.testing import make_run
-from codex_kernel.testing.trainer import ActingReporter, ToyData, ToyTokenizer, evaluation_metrics
+from codex_kernel.testing.training import ActingReporter, ToyData, ToyTokenizer, evaluation_metrics
 from codex_torch.checkpointer import FolderCheckpointer, SafetensorsCheckpointer
 from codex_torch.plugin import LoopTrainer
 

@@ -11,11 +11,11 @@ from toy_model import ToyTransformer
 
 from codex_kernel import EvaluateOptions, Parts
 from codex_kernel.testing import make_run
-from codex_kernel.testing.trainer import (
+from codex_kernel.testing.trainer import Training
+from codex_kernel.testing.training import (
     MemoryCheckpointer,
     ToyData,
     ToyTokenizer,
-    Training,
     evaluation_metrics,
 )
 from codex_torch.plugin import LoopTrainer, TorchTrainer
