@@ -53,7 +53,7 @@ class HFBPETokenizer:
     special_tokens: list[str] = option(factory=list, help="Further special tokens, after eos_token.")
     eos_token: str = option(EOS_TOKEN, help="The token that ends each document.")
     path: Path | None = option(
-        None, help="Load this tokenizer.json instead of training (relative to the manifest)."
+        None, help="Load this tokenizer.json instead of training; relative to where the run was started."
     )
 
     def __attrs_post_init__(self) -> None:

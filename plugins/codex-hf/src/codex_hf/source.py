@@ -107,7 +107,8 @@ def _local_folder(source: Source, run: RunContext) -> Path:
     path = run.base / str(source.path)
     if not path.exists():
         raise InputError(
-            f"there is no file or folder {path}", remedy="mend path; it starts at the manifest's folder"
+            f"there is no file or folder {path}",
+            remedy="mend path; it starts at the folder where the run was first started",
         )
     if path.is_dir():
         if source.sha256 is not None:

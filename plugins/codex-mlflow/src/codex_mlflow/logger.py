@@ -35,13 +35,13 @@ _MAX_ARTIFACT_BYTES = 1_000_000
 class MLflowLogger:
     """Mirrors the run to MLflow: settings as parameters, metrics as `train/loss`, small files of the run as artifacts.
 
-    By default into an sqlite database beside the manifest, without any connection. A run that is resumed goes on in its
+    By default into an sqlite database where the run was started, without any connection. A resumed run goes on in its
     MLflow run.
     """
 
     tracking_uri: str | None = option(
         None,
-        help="Where to: sqlite:///FILE or http(s)://…; by default sqlite:///mlflow.db beside the manifest.",
+        help="Where to: sqlite:///FILE or http(s)://…; by default mlflow.db where the run was started.",
     )
     experiment: str | None = option(None, help="MLflow experiment; by default the name of the run.")
     tags: dict[str, str] = option(factory=dict, help="Tags of the MLflow run.")
