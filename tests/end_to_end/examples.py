@@ -24,6 +24,7 @@ def sets(*values: str) -> list[str]:
 
 
 QUICKSTART = str(EXAMPLES / "quickstart.yaml")
+STEPS = 60  # each takes some milliseconds: enough are left for a test that stops the run on the way
 SHORT_QUICKSTART = sets(
     "tokenizer.vocab_size=512",
     "data.seq_len=64",
@@ -32,12 +33,12 @@ SHORT_QUICKSTART = sets(
     "model.config.num_hidden_layers=2",
     "model.config.num_attention_heads=4",
     "model.config.num_key_value_heads=4",
-    "trainer.max_steps=16",
+    f"trainer.max_steps={STEPS}",
     "trainer.warmup_steps=2",
     "trainer.log_every=1",
     "trainer.precision=fp32",
-    "checkpointer.every_steps=5",
-    "evaluate.every_steps=8",
+    "checkpointer.every_steps=12",
+    "evaluate.every_steps=30",
     "evaluate.max_blocks=8",
 )
 

@@ -13,6 +13,7 @@ from tests.command import Workplace
 from tests.end_to_end.examples import (
     QUICKSTART,
     SHORT_QUICKSTART,
+    STEPS,
     can_be_resumed,
     losses,
     newest_checkpoint,
@@ -25,9 +26,9 @@ from tests.end_to_end.examples import (
 def test_the_loss_falls_and_the_run_describes_itself(finished: Path) -> None:
     """Exit 0, less training and validation loss than before, and every file of a run."""
     train, validation = losses(finished), losses(finished, "validation")
-    assert [step for step, _ in train] == list(range(1, 17))
-    assert train[-1][1] < train[0][1] - 0.5
-    assert [step for step, _ in validation] == [8, 16]
+    assert [step for step, _ in train] == list(range(1, STEPS + 1))
+    assert train[-1][1] < train[0][1] - 1.0
+    assert [step for step, _ in validation] == [30, 60]
     assert validation[-1][1] < validation[0][1]
     assert {path.name for path in finished.iterdir()} == {
         "run.json", "manifest.yaml", "overrides.txt", "resolved.yaml", "environment.json", "plugins.lock.json",
@@ -35,12 +36,12 @@ def test_the_loss_falls_and_the_run_describes_itself(finished: Path) -> None:
     }  # fmt: skip
     outcome = json.loads((finished / "outcome.json").read_text())
     assert (outcome["status"], outcome["exit_code"]) == ("completed", 0)
-    assert (outcome["steps"], outcome["samples"]) == (16, 128)
-    assert 0 < outcome["tokens"] <= 16 * 8 * 64
+    assert (outcome["steps"], outcome["samples"]) == (STEPS, STEPS * 8)
+    assert 0 < outcome["tokens"] <= STEPS * 8 * 64
     assert outcome["checkpoint"] == str(newest_checkpoint(finished))
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
-        "step-00000015",
-        "step-00000016",
+        "step-00000048",
+        "step-00000060",
     ]
 
 
@@ -70,7 +71,7 @@ def test_a_killed_run_ends_as_if_it_had_never_been_killed(workplace: Workplace, 
     """SIGKILL in the middle, then resume: metrics, weights and optimizer are the same to the last bit."""
     run = workplace.folder / "killed"
     with workplace.start("run", QUICKSTART, "--run-dir", "killed", *SHORT_QUICKSTART) as process:
-        wait_until(lambda: can_be_resumed(run, 7), process)
+        wait_until(lambda: can_be_resumed(run, 15), process)
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -94,7 +95,7 @@ def test_a_stopped_run_saves_and_ends_as_if_it_had_never_been_stopped(
     assert "codex resume stopped" in out
     outcome = json.loads((run / "outcome.json").read_text())
     assert (outcome["status"], outcome["exit_code"]) == ("stopped", 143)
-    assert 0 < outcome["steps"] < 16
+    assert 0 < outcome["steps"] < STEPS
     assert newest_checkpoint(run).name == f"step-{outcome['steps']:08d}"
     said = workplace.codex("resume", "stopped")
     assert said.code == 0, said.err
@@ -125,7 +126,7 @@ def test_plan_foretells_what_the_run_has(workplace: Workplace, finished: Path) -
     count = sum(tensor.numel() for tensor in weights.values())
     assert (estimate["parameters"], estimate["trainable_parameters"]) == (count, count)
     assert 4 * count <= estimate["memory_bytes"]["weights"] < 4.01 * count  # with the model's few buffers
-    assert estimate["steps"] == 16
+    assert estimate["steps"] == STEPS
     assert estimate["seconds_per_step"] is None
     events = [json.loads(line) for line in (finished / "events.ndjson").read_text().splitlines()]
     saved = [event["size_bytes"] for event in events if event["event"] == "checkpoint_saved"]

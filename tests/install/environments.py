@@ -11,10 +11,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from attrs import frozen
 
+from dev import pip_find_links
 from tests.command import Said
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,8 +86,13 @@ def plain_variables() -> dict[str, str]:
     """Return this process's environment variables without those that lead into its own environment."""
     dropped = ("CODEX", "PYTHON", "VIRTUAL_ENV", "UV_PROJECT", "UV_CONSTRAINT", "FORCE_COLOR", "COV_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    # uv does not read pip's settings, and a CPU wheel of torch may stand in that folder.
-    return {"UV_FIND_LINKS": kept.get("PIP_FIND_LINKS", ""), "UV_PYTHON_DOWNLOADS": "never", **kept}
+    return {"UV_FIND_LINKS": _find_links(), "UV_PYTHON_DOWNLOADS": "never", **kept}
+
+
+@cache
+def _find_links() -> str:
+    """Return pip's folders of wheels, where a CPU wheel of torch may stand; uv does not read pip's settings."""
+    return pip_find_links()
 
 
 def write_pins(path: Path) -> Path:
@@ -101,7 +108,6 @@ def find_pythons() -> dict[str, Path]:
     patterns = {
         Path(os.environ.get("PYENV_ROOT", home / ".pyenv")): "versions/*/bin/python3",
         Path(os.environ.get("UV_PYTHON_INSTALL_DIR", home / ".local/share/uv/python")): "*/bin/python3",
-        Path(os.environ.get("RUNNER_TOOL_CACHE", "/opt/hostedtoolcache")): "Python/*/*/bin/python3",
     }
     candidates = [Path(sys.executable)]
     candidates += [path for root, pattern in patterns.items() for path in sorted(root.glob(pattern))]
