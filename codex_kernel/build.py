@@ -124,7 +124,7 @@ def check_same_data(before: dict[str, object] | None, source: Source) -> None:
         return
     pairs = (
         ("data", before["fingerprint"], source.data.fingerprint),
-        ("tokenizer", before["tokenizer_fingerprint"], source.tokenizer_fingerprint),
+        ("tokenizer", before["tokenizer"], source.tokenizer_fingerprint),
     )
     for what, old, new in pairs:
         if old != new:

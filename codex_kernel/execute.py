@@ -111,13 +111,7 @@ class _Execution:
             check_same_data(read_json(self.folder.data), source)
         write_json(
             self.folder.data,
-            {
-                "schema": 1,
-                "fingerprint": source.data.fingerprint,
-                "tokenizer_fingerprint": source.tokenizer_fingerprint,
-                "vocab_size": source.tokenizer.vocab_size,
-                **source.data.report,
-            },
+            {"schema": 1, **source.data.report},
         )
         parts = build_parts(self.plan, self.hooks, run, source, self.folder.checkpoints, materialize=True)
         try:

@@ -48,7 +48,10 @@ class PretrainedFormat(Protocol):
         """Take back what `weights()` gave, in place; raise ValueError where a name or a shape differs."""
 
     def config_files(self) -> Mapping[str, bytes]:
-        """Return the small files beside the weights (`config.json`, …) that the library needs to open them."""
+        """Return the small files beside the weights (`config.json`, …) that the library needs to open them.
+
+        Where `weights()` leaves out a base model, `base_model.json` says which one: a run is not resumed over another.
+        """
 
 
 @frozen(eq=False)

@@ -1,4 +1,5 @@
 import copy
+import json
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from training import losses, model, training
 
 from codex_kernel import CheckpointState, InputError
+from codex_kernel.testing import RecordingReporter
 from codex_kernel.testing.trainer import bits_of_state
 from codex_kernel.testing.training import ToyData, ToyTokenizer
 from codex_torch import rng, weights
@@ -185,6 +187,33 @@ def test_a_library_keeps_its_own_format():
     weights.load(target, CheckpointState(saved.tensors, saved.values, saved.files))
     assert torch.equal(target.adapter.weight, source.adapter.weight)
     assert not torch.equal(target.base.weight, source.base.weight)
+
+
+class AdaptedModel(LibraryModel):
+    """A model whose checkpoint names the base model that it leaves out."""
+
+    def __init__(self, base, rank=8):
+        super().__init__()
+        self.files = {"base_model.json": {"sha256": base}, "adapter.json": {"rank": rank}}
+
+    def config_files(self):
+        return {name: json.dumps(value).encode() for name, value in self.files.items()}
+
+
+def test_an_adapter_is_not_resumed_over_another_base_model():
+    """The base is named with what it was and is; any other difference in the small files is a warning."""
+    saved = weights.saved(AdaptedModel("aa"))
+    state, report = CheckpointState(saved.tensors, saved.values, saved.files), RecordingReporter()
+    weights.check_config(AdaptedModel("aa"), state, report)
+    assert report.warnings == []
+    weights.check_config(AdaptedModel("aa", rank=4), state, report)
+    assert report.warnings == [
+        "the model's model/adapter.json differs from the checkpoint's: rank was 8, is 4"
+    ]
+    with pytest.raises(
+        InputError, match=r"over another base model: it was {'sha256': 'aa'}, it is {'sha256': 'bb'}"
+    ):
+        weights.check_config(AdaptedModel("bb"), state, report)
 
 
 def test_weights_of_another_library_are_refused():

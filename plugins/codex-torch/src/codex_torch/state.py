@@ -137,6 +137,7 @@ def restore(state: CheckpointState, trained: Trained, identity: Identity, run: R
             remedy="use the version of codex-torch that wrote it",
         )
     _compare(saved, identity, run)
+    weights.check_config(trained.model, state, run.report)
     weights.load(trained.model, state)
     _restore_optimizer(trained, state.tensors["optimizer.safetensors"])
     rng.restore(rng.RngState(state.tensors["rng.safetensors"], state.values["rng.json"]))

@@ -13,10 +13,11 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from codex_kernel import CheckpointState, InputError, PluginError, PretrainedFormat
+from codex_kernel import CheckpointState, InputError, PluginError, PretrainedFormat, Reporter
 
 FOLDER = "model"
 PLAIN_FILE = "model.safetensors"
+BASE_FILE = "base_model.json"
 
 
 @frozen(eq=False)
@@ -60,6 +61,31 @@ def load(model: nn.Module, state: CheckpointState) -> None:
             f"the checkpoint's {name} does not fit the model: {error}",
             remedy="use the model and the adapters that it was saved with",
         ) from error
+
+
+def check_config(model: nn.Module, state: CheckpointState, report: Reporter) -> None:
+    """Compare the model's small files with the checkpoint's; raise InputError where the base model is another one.
+
+    Any other difference (a newer library writes a key more) is a warning.
+    """
+    for name, now in saved(model).values.items():
+        before = state.values.get(name)
+        if before == now:
+            continue
+        if name == f"{FOLDER}/{BASE_FILE}":
+            raise InputError(
+                f"the adapter was trained over another base model: it was {before}, it is {now}",
+                remedy="use the base model that the run began with, or start a new run",
+            )
+        report.warning(f"the model's {name} differs from the checkpoint's: {_difference(before, now)}")
+
+
+def _difference(before: Any, now: Any) -> str:
+    """Return `key was x, is y` for each key that differs."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"it was {before}, it is {now}"
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
 
 
 def _plain(model: nn.Module) -> dict[str, Tensor]:
