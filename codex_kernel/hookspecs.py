@@ -137,7 +137,7 @@ class TrainerSpecs:
         state: CheckpointState,
         request: GenerateRequest,
     ) -> TextPieces | None:
-        """Continue a prompt with the model of a checkpoint; called by `codex generate` alone.
+        """Continue a prompt with the model of a checkpoint; called by `codex generate` alone, in its one process.
 
         The adapters' plugins are asked first, then the model's, then the trainer's.
         model, tokenizer: as the run built them. state: the checkpoint; its model part is not yet in `model`.
@@ -163,14 +163,14 @@ class LoggerSpecs:
 
     @hookspec
     def codex_run_started(self, run: RunContext, settings: Mapping[str, object]) -> None:
-        """Once, before the first provider is called; also when a run is resumed.
+        """Once, on rank 0, before the first provider is called; also when a run is resumed.
 
         settings: the resolved manifest, flat (`trainer.lr` → value), secrets as their references.
         """
 
     @hookspec
     def codex_activity(self, run: RunContext, name: str, done: float, total: float | None, unit: str) -> None:
-        """Work outside the training loop goes on: reading, encoding, saving; a few times a second at the most.
+        """Work outside the training loop goes on (reading, encoding, saving); a few times a second, on rank 0.
 
         name, unit: what is done, and counted in what; done, total: how far it is (total None: not known).
         """
@@ -179,7 +179,7 @@ class LoggerSpecs:
     def codex_metrics(
         self, run: RunContext, step: int, metrics: Mapping[str, float], split: str, progress: Progress
     ) -> None:
-        """Each record of metrics, in order; a record may be left out for observers that are too slow (counted).
+        """Each record of metrics, in order, on rank 0; one may be left out for observers that are too slow (counted).
 
         step: optimizer steps done. metrics: name → value (NaN and infinities are possible).
         split: `train`, `validation` or `system`. progress: where the run stands.
@@ -187,7 +187,7 @@ class LoggerSpecs:
 
     @hookspec
     def codex_collect_metrics(self, run: RunContext, step: int) -> Mapping[str, float] | None:
-        """Asked after each record of the training split: give metrics of the machine, quickly.
+        """Asked on rank 0 after each record of the training split: give metrics of the machine, quickly.
 
         step: optimizer steps done.
         Returns name → value, written as split `system`; None: nothing new.
@@ -195,15 +195,21 @@ class LoggerSpecs:
 
     @hookspec
     def codex_event(self, run: RunContext, name: str, fields: Mapping[str, object]) -> None:
-        """Each record of the run's events, warnings included (`name` is `warning`, `fields["message"]` the text)."""
+        """Each record of the run's events, on rank 0, warnings included.
+
+        name: what happened. fields: the rest of the record; of a `warning` the text is `fields["message"]`.
+        """
 
     @hookspec
     def codex_checkpoint_saved(self, run: RunContext, checkpoint: Checkpoint) -> None:
-        """A checkpoint is safe on disk."""
+        """A checkpoint is safe on disk; on rank 0.
+
+        checkpoint: its step, path, size and metrics.
+        """
 
     @hookspec
     def codex_run_finished(self, run: RunContext, outcome: Outcome) -> None:
-        """Once, after the last record, however the run ended; let go of resources.
+        """Once, on rank 0, after the last record, however the run ended; let go of resources.
 
         outcome: completed, stopped or failed, and the totals.
         """

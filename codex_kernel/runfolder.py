@@ -178,6 +178,13 @@ def _locked(path: Path, file: int) -> LockedError:
 # ── finding and making ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def check_new(path: Path) -> None:
+    """Raise InputError where a folder holds files, LockedError where a run is under way in it."""
+    with storage_errors(path):
+        if path.exists() and any(path.iterdir()):
+            _refuse(path)
+
+
 def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) -> RunFolder:
     """Make a new run's folder: `runs/<name>/<run-id>`, or `exactly` there; raise InputError where that holds files."""
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
@@ -185,8 +192,7 @@ def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) ->
     folder = RunFolder(path, run_id, name, base.absolute())
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=exactly is not None)
-        if any(path.iterdir()):
-            _refuse(path)
+    check_new(path)
     write_json(
         path / "run.json", {"schema": SCHEMA, "run_id": run_id, "name": name, "base": str(folder.base)}
     )

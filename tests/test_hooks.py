@@ -50,15 +50,15 @@ def test_the_typed_front_has_a_method_for_each_hook_with_the_same_parameters(nam
 
 @pytest.mark.parametrize("name", sorted(specs()))
 def test_every_hook_says_when_it_is_called_what_it_takes_and_what_none_means(name: str) -> None:
-    """The specification's docstring names each parameter but the run, and None where it may be answered."""
+    """The specification's docstring names the process, each parameter but the run, and None where it is an answer."""
     text = inspect.getdoc(specs()[name]) or ""
+    assert re.search(r"\brank\b|\bprocess\b", text), f"{name} does not say which process calls it"
     for parameter in inspect.signature(specs()[name]).parameters:
         if parameter not in {"self", "run"}:
             assert re.search(rf"\b{parameter}\b", text), f"{name} does not explain {parameter}"
-    if "None" in str(inspect.signature(specs()[name]).return_annotation).replace("-> None", "") and name in (
-        hookspecs.PROVIDERS
-    ):
-        assert "None" in text
+    answer = str(inspect.signature(specs()[name]).return_annotation)
+    if answer != "None":
+        assert "None" in text, f"{name} does not say what None means"
 
 
 @frozen

@@ -27,13 +27,16 @@ def run(
     manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...], runs: Path, run_dir: Path | None
 ) -> int:
     """Run MANIFEST from its first step."""
+    from codex_kernel import runfolder
     from codex_kernel.plan import preflight
 
+    if run_dir is not None:
+        runfolder.check_new(run_dir)  # quickly said, where another process works there
     plan = make_plan(manifest, override_files, sets)
     # Before the folder is made: a run that cannot begin leaves nothing behind.
     hooks = preflight(plan, Path.cwd(), cache_folder())
 
-    from codex_kernel import execute, runfolder
+    from codex_kernel import execute
     from codex_kernel.cli.summary import print_summary
 
     folder = runfolder.create(runs, plan.name, Path.cwd(), exactly=run_dir)
