@@ -154,8 +154,8 @@ class RunFolder:
 
 
 def _lock(file: int) -> bool:
-    """Take the lock; a process that only looks (`is_held`) may have it for an instant, so try for half a second."""
-    for wait in (0.0, 0.05, 0.15, 0.3):
+    """Take the lock; a process that only looks (`is_held`) may have it for an instant, so try a few times."""
+    for wait in (0.0, 0.02, 0.05, 0.1):
         time.sleep(wait)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
