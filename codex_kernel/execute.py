@@ -18,7 +18,16 @@ from codex_kernel import environment, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
 from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError
 from codex_kernel.hooks import Hooks
-from codex_kernel.interfaces import Checkpointer, CheckpointState, Outcome, RunContext, Trainer, TrainResult
+from codex_kernel.interfaces import (
+    Checkpointer,
+    CheckpointState,
+    Outcome,
+    Progress,
+    RunContext,
+    Trainer,
+    TrainResult,
+)
+from codex_kernel.metric_values import as_numbers
 from codex_kernel.metrics import MetricsLog, NdjsonFile
 from codex_kernel.plan import Plan, changed_plugins
 from codex_kernel.reporter import RunReporter
@@ -88,15 +97,18 @@ class _Execution:
             stop=stop,
         )
         reporter.start(run)
-        try:
-            with stop.listening():
+        with stop.listening():
+            try:
                 result = self._train(run, reporter, stop)
-                reporter.raise_if_failed()
-            outcome = _ended(result, time.monotonic() - began, reporter)
-        except BaseException as error:
-            self._finish(reporter, _failed(error, time.monotonic() - began, reporter))
-            raise
-        self._finish(reporter, outcome)
+                reporter.settle()
+                outcome = _ended(result, time.monotonic() - began, reporter)
+                self._finish(reporter, outcome)
+                reporter.raise_if_failed()  # a logger with `on_error: fail` may fail as it ends
+            except BaseException as error:
+                outcome = _failed(error, time.monotonic() - began, reporter)
+                # A resume that never went on leaves the outcome of before: it still holds.
+                self._finish(reporter, outcome, write=stop.deferring or not self.resume)
+                raise
         return outcome
 
     def _train(self, run: RunContext, reporter: RunReporter, stop: SignalStop) -> TrainResult:
@@ -109,14 +121,12 @@ class _Execution:
         source = build_source(self.plan, self.hooks, run, self.folder.tokenizer)
         if self.resume:
             check_same_data(read_json(self.folder.data), source)
-        write_json(
-            self.folder.data,
-            {"schema": 1, **source.data.report},
-        )
+        write_json(self.folder.data, {"schema": 1, **source.data.report})
         parts = build_parts(self.plan, self.hooks, run, source, self.folder.checkpoints, materialize=True)
         try:
             trainer = self.hooks.trainer(run, parts)
             state = self._state(parts.checkpointer, reporter) if self.resume else None
+            self._forget_outcome(reporter)
             stop.deferring = True
             return self._fit(trainer, state)
         finally:
@@ -143,16 +153,26 @@ class _Execution:
                 f"{self.folder.checkpoints} has no checkpoint that can be used",
                 remedy=f"start again: codex run {self.folder.resolved}",
             )
-        reporter.last_checkpoint = checkpoint
+        reporter.last_checkpoint = str(checkpoint.path)
         return checkpointer.load(checkpoint)
 
-    def _finish(self, reporter: RunReporter, outcome: Outcome) -> None:
-        """Write the outcome and let the observers end."""
+    def _forget_outcome(self, reporter: RunReporter) -> None:
+        """Take away how the run ended before: killed from here on, it is interrupted."""
+        before = read_json(self.folder.outcome)
+        if before is not None:
+            reporter.last_progress = Progress(before["steps"], None, 0.0, before["tokens"], before["samples"])
+            self.folder.outcome.unlink()
+
+    def _finish(self, reporter: RunReporter, outcome: Outcome, *, write: bool = True) -> None:
+        """Write the outcome and let the observers end, once; a second call, for a late failure, only writes."""
         try:
-            write_json(self.folder.outcome, {"schema": 1, **_json(outcome)})
-            reporter.event("run_finished", status=outcome.status, reason=outcome.reason)
+            if write:
+                write_json(self.folder.outcome, {"schema": 1, **_json(outcome)})
+            if not reporter.finished:
+                reporter.event("run_finished", status=outcome.status, reason=outcome.reason)
         finally:
-            reporter.finish(outcome)
+            if not reporter.finished:
+                reporter.finish(outcome)
 
 
 def _remedy(error: Exception) -> str:
@@ -167,6 +187,10 @@ def _ended(result: TrainResult, seconds: float, reporter: RunReporter) -> Outcom
     progress, number = result.progress, result.signal_number
     if progress.step == 0:
         raise CodexError("the trainer returned without an optimizer step", remedy="see trainer.max_steps")
+    try:
+        metrics = as_numbers(result.metrics)
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"the trainer returned metrics that are none: {error}") from error
     return Outcome(
         status="completed" if number is None else "stopped",
         exit_code=0 if number is None else 128 + number,
@@ -175,8 +199,8 @@ def _ended(result: TrainResult, seconds: float, reporter: RunReporter) -> Outcom
         tokens=progress.tokens,
         samples=progress.samples,
         seconds=round(seconds, 3),
-        metrics=dict(result.metrics),
-        checkpoint=_newest(reporter),
+        metrics=metrics,
+        checkpoint=reporter.last_checkpoint,
         detached=list(reporter.detached),
     )
 
@@ -195,14 +219,9 @@ def _failed(error: BaseException, seconds: float, reporter: RunReporter) -> Outc
         samples=progress.samples,
         seconds=round(seconds, 3),
         metrics={},
-        checkpoint=_newest(reporter),
+        checkpoint=reporter.last_checkpoint,
         detached=list(reporter.detached),
     )
-
-
-def _newest(reporter: RunReporter) -> str | None:
-    """Return the path of the newest checkpoint that was saved or resumed from."""
-    return str(reporter.last_checkpoint.path) if reporter.last_checkpoint else None
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

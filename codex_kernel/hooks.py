@@ -33,6 +33,8 @@ from codex_kernel.interfaces import (
     Tokenizer,
     Trainer,
 )
+from codex_kernel.metric_values import as_numbers
+from codex_kernel.metrics import RESERVED
 
 FAILURES_BEFORE_DETACHING = 3
 
@@ -98,7 +100,10 @@ class Hooks:
     def preflight(self, base: Path, cache: Path) -> Iterator[tuple[object, str]]:
         """Yield (plugin, problem) for everything that the plugins find wrong."""
         for impl in self._pm.hook.codex_preflight.get_hookimpls():
-            for problem in self._call(impl, {"base": base, "cache": cache}) or ():
+            # The answer may be a generator, so it is gone through while its plugin is still to blame.
+            for problem in self._call(
+                impl, {"base": base, "cache": cache}, lambda answer: list(answer or ())
+            ):
                 yield impl.plugin, problem
 
     def dataset(self, run: RunContext) -> Iterable[Document]:
@@ -129,16 +134,23 @@ class Hooks:
         state: CheckpointState,
         request: GenerateRequest,
     ) -> TextPieces:
-        """Return the continuation of a prompt, piece by piece."""
-        return self._provide(  # type: ignore[no-any-return]
-            "codex_generate", run=run, model=model, tokenizer=tokenizer, state=state, request=request
-        )
+        """Yield the continuation of a prompt, piece by piece."""
+        impls = self._pm.hook.codex_generate.get_hookimpls()
+        try:
+            # The answer is most often a generator: it fails while it is gone through.
+            yield from self._provide(
+                "codex_generate", run=run, model=model, tokenizer=tokenizer, state=state, request=request
+            )
+        except (CodexError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise self._failed("codex_generate", error, impls) from error
 
     def metric(self, evaluation: Evaluation) -> dict[str, float]:
         """Return the metrics of all metric plugins together; raise PluginError where two give the same name."""
         metrics: dict[str, float] = {}
         for impl in self._pm.hook.codex_metric.get_hookimpls():
-            for name, value in (self._call(impl, {"evaluation": evaluation}) or {}).items():
+            for name, value in self._call(impl, {"evaluation": evaluation}, _metric_answer).items():
                 if name in metrics:
                     raise PluginError(
                         f"{self._labels[id(impl.plugin)]} gives the metric {name!r}, which another one gives"
@@ -162,10 +174,10 @@ class Hooks:
             )
         return answer
 
-    def _call(self, impl: Any, arguments: Mapping[str, Any]) -> Any:
-        """Call one implementation; raise PluginError, with the plugin's name, where it fails."""
+    def _call(self, impl: Any, arguments: Mapping[str, Any], read: Callable[[Any], Any]) -> Any:
+        """Call one implementation and read its answer; raise PluginError, with the plugin's name, where that fails."""
         try:
-            return impl.function(*(arguments[name] for name in impl.argnames))
+            return read(impl.function(*(arguments[name] for name in impl.argnames)))
         except (CodexError, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -174,7 +186,9 @@ class Hooks:
     def _failed(self, hook: str, error: BaseException, impls: Iterable[Any]) -> PluginError:
         """Say whose exception it is: that of the innermost implementation in the traceback."""
         labels = {impl.function.__code__: self._labels[id(impl.plugin)] for impl in impls}
-        owner, frame = "a plugin", error.__traceback__
+        # Where only one was called, it is its fault also when its answer could not be read.
+        owner = next(iter(labels.values())) if len(labels) == 1 else "a plugin"
+        frame = error.__traceback__
         while frame is not None:
             owner, frame = labels.get(frame.tb_frame.f_code, owner), frame.tb_next
         text = str(error).strip().split("\n", maxsplit=1)[0]
@@ -201,7 +215,7 @@ class Hooks:
     def collect_metrics(self, run: RunContext, step: int) -> dict[str, float]:
         """Ask the observers for metrics of the machine."""
         collected: dict[str, float] = {}
-        for answer in self._notify("codex_collect_metrics", run=run, step=step):
+        for answer in self._notify("codex_collect_metrics", _collected_answer, run=run, step=step):
             collected.update(answer)
         return collected
 
@@ -217,12 +231,14 @@ class Hooks:
         """Tell the observers that the run is over."""
         self._notify("codex_run_finished", run=run, outcome=outcome)
 
-    def _notify(self, hook: str, **arguments: Any) -> list[Any]:
-        """Call every observer by itself, in pluggy's order; return the answers that are not None."""
+    def _notify(
+        self, hook: str, read: Callable[[Any], Any] = lambda answer: answer, /, **arguments: Any
+    ) -> list[Any]:
+        """Call every observer by itself, in pluggy's order; return the answers that are not None, as `read`."""
         answers = []
         for impl in reversed(getattr(self._pm.hook, hook).get_hookimpls()):
             try:
-                answer = impl.function(*(arguments[name] for name in impl.argnames))
+                answer = read(impl.function(*(arguments[name] for name in impl.argnames)))
             except BaseException as error:  # noqa: BLE001 - an observer may raise anything, and the run must go on
                 self._note_failure(impl.plugin, hook, error)
                 continue
@@ -240,6 +256,16 @@ class Hooks:
         if detached:
             self._pm.unregister(plugin)
         self.on_observer_failure(ObserverFailure(self._labels[id(plugin)], hook, error, detached, fatal))
+
+
+def _metric_answer(answer: Any) -> dict[str, float]:
+    """Read the answer of a metric plugin; the loss itself is the trainer's."""
+    return {} if answer is None else as_numbers(answer, taken=("loss", *RESERVED))
+
+
+def _collected_answer(answer: Any) -> dict[str, float] | None:
+    """Read the metrics of the machine that an observer gives."""
+    return None if answer is None else as_numbers(answer, taken=RESERVED)
 
 
 def _check_signatures(plugin: object, label: str) -> None:

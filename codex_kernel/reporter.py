@@ -5,10 +5,12 @@ One rule: nothing an observer does can block a training step or end the run, unl
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from attrs import define, field
@@ -16,10 +18,11 @@ from attrs import define, field
 from codex_kernel.errors import CodexError, PluginError
 from codex_kernel.hooks import Hooks, ObserverFailure
 from codex_kernel.interfaces import Checkpoint, Outcome, Progress, RunContext
+from codex_kernel.metric_values import as_numbers
 from codex_kernel.metrics import MetricsLog, NdjsonFile
 
 QUEUE_LENGTH = 1000
-CLOSING_SECONDS = 30.0
+CLOSING_SECONDS = 15.0
 ACTIVITY_SECONDS = 0.2
 
 
@@ -32,8 +35,9 @@ class RunReporter:
     events: NdjsonFile
     clock: Callable[[], float] = time.time
     detached: list[str] = field(init=False, factory=list)
+    finished: bool = field(init=False, default=False)
     last_progress: Progress = field(init=False, default=Progress(0, None, 0.0, 0, 0))
-    last_checkpoint: Checkpoint | None = field(init=False, default=None)
+    last_checkpoint: str | None = field(init=False, default=None)
     run: RunContext = field(init=False)
     _calls: queue.Queue[Callable[[], None] | None] = field(
         init=False, factory=lambda: queue.Queue(QUEUE_LENGTH)
@@ -42,6 +46,7 @@ class RunReporter:
     _dropped: int = field(init=False, default=0)
     _fatal: CodexError | None = field(init=False, default=None)
     _last_activity: tuple[str, float] = field(init=False, default=("", 0.0))
+    _told: set[str] = field(init=False, factory=set)
 
     def start(self, run: RunContext) -> None:
         """Begin to pass reports on to the observers."""
@@ -55,7 +60,8 @@ class RunReporter:
     def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:
         """Write one record of metrics and tell the loggers."""
         self.raise_if_failed()
-        values = dict(values)
+        # Read-only, since all loggers are given the same one.
+        values = MappingProxyType(as_numbers(values))
         self.metrics_log.write(progress, values, split)
         self.last_progress = progress
         self._pass_on(lambda: self._tell_metrics(progress, values, split))
@@ -81,7 +87,7 @@ class RunReporter:
 
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
         """Tell that a checkpoint is safe on disk."""
-        self.last_checkpoint = checkpoint
+        self.last_checkpoint = str(checkpoint.path)
         self._write_event(
             "checkpoint_saved",
             step=checkpoint.step,
@@ -107,6 +113,7 @@ class RunReporter:
 
     def finish(self, outcome: Outcome) -> None:
         """Tell the observers that the run is over and wait for them, not longer than CLOSING_SECONDS."""
+        self.finished = True
         deadline = time.monotonic() + CLOSING_SECONDS
         try:
             self._calls.put(lambda: self.hooks.run_finished(self.run, outcome), timeout=CLOSING_SECONDS)
@@ -122,6 +129,14 @@ class RunReporter:
             return
         self.metrics_log.file.close()
         self.events.close()
+
+    def settle(self) -> None:
+        """Wait, not longer than CLOSING_SECONDS, until the observers have had all reports; raise what went wrong."""
+        settled = threading.Event()
+        with contextlib.suppress(queue.Full):  # an observer hangs; `finish` says so
+            self._calls.put(settled.set, timeout=CLOSING_SECONDS)
+            settled.wait(CLOSING_SECONDS)
+        self.raise_if_failed()
 
     def raise_if_failed(self) -> None:
         """Raise what went wrong in the observers' thread and must end the run."""
@@ -145,10 +160,9 @@ class RunReporter:
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except (
-                CodexError
-            ) as error:  # the disk, not an observer: the training thread raises it at its next report
-                self._fatal = self._fatal or error
+            except Exception as error:  # noqa: BLE001 - the disk, not an observer: raised in the training thread
+                text = f"the loggers' thread failed: {type(error).__name__}: {error}"
+                self._fatal = self._fatal or (error if isinstance(error, CodexError) else CodexError(text))
 
     def _tell_metrics(self, progress: Progress, values: Mapping[str, float], split: str) -> None:
         """Give the record to the loggers; after one of training, ask for metrics of the machine and give those too."""
@@ -157,12 +171,7 @@ class RunReporter:
             return
         collected = self.hooks.collect_metrics(self.run, progress.step)
         if collected:
-            try:
-                self.metrics_log.write(progress, collected, "system")
-            except ValueError as error:
-                raise PluginError(
-                    f"a plugin gave a metric of the machine that cannot be written: {error}"
-                ) from error
+            self.metrics_log.write(progress, collected, "system")
             self.hooks.metrics(self.run, progress.step, collected, "system", progress)
 
     def _observer_failed(self, failure: ObserverFailure) -> None:
@@ -179,4 +188,6 @@ class RunReporter:
             self._fatal = self._fatal or PluginError(str(failure), remedy=remedy)
         if failure.detached:
             self.detached.append(failure.plugin)
+        if failure.detached or failure.plugin not in self._told:
+            self._told.add(failure.plugin)
             self.hooks.event(self.run, "warning", {"message": str(failure)})

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from attrs import define, field, frozen
 
@@ -272,3 +273,63 @@ def test_metrics_of_all_plugins_are_put_together_and_a_name_given_twice_is_an_er
     assert hooks_with(Mean("a"), Mean("b")).metric(evaluation) == {"a": 2.0, "b": 2.0}
     with pytest.raises(PluginError, match="gives the metric 'mean'"):
         hooks_with(Mean(), Mean()).metric(evaluation)
+
+
+@define(eq=False)
+class Answer:
+    """A metric plugin that gives this."""
+
+    answer: Any
+
+    @hookimpl
+    def codex_metric(self) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"loss": 0.001}, "a metric cannot be named loss"),
+        ({"step": 1.0}, "a metric cannot be named step"),
+        ({"acc": "0.5"}, "expected a number for the metric 'acc', got '0.5'"),
+        ({"acc": None}, "expected a number for the metric 'acc', got None"),
+        ([1], "expected metrics by their names, got list"),
+    ],
+)
+def test_a_metric_plugin_that_gives_no_metrics_is_named(answer: Any, message: str) -> None:
+    """The loss is the trainer's own, and a value is a number."""
+    with pytest.raises(PluginError, match="Answer failed in codex_metric") as error:
+        hooks_with(Answer(answer)).metric(Evaluation(loss_sum=6.0, tokens=3, bytes=9.0))
+    assert message in str(error.value)
+
+
+def test_a_metric_plugin_may_give_nothing_or_numbers_of_any_library() -> None:
+    """None is no metric; a numpy scalar is a number."""
+    evaluation = Evaluation(loss_sum=6.0, tokens=3, bytes=9.0)
+    assert hooks_with(Answer(None), Answer({"acc": np.float32(0.5)})).metric(evaluation) == {"acc": 0.5}
+
+
+@frozen
+class Lazy:
+    """Answers by generators that fail when they are gone through."""
+
+    @hookimpl
+    def codex_preflight(self) -> Iterator[str]:
+        yield "one problem"
+        raise OSError("disk on fire")
+
+    @hookimpl
+    def codex_generate(self) -> Iterator[str]:
+        yield "text"
+        raise IndexError("no token")
+
+
+def test_a_generator_that_fails_is_still_its_plugins_fault(tmp_path: Path) -> None:
+    """An error while an answer is gone through names the plugin, as one in the call does."""
+    hooks = hooks_with(Lazy())
+    with pytest.raises(PluginError, match="Lazy failed in codex_preflight: OSError: disk on fire"):
+        list(hooks.preflight(tmp_path, tmp_path))
+    pieces = hooks.generate(make_run(tmp_path), None, None, None, None)  # type: ignore[arg-type]
+    assert next(pieces) == "text"
+    with pytest.raises(PluginError, match="Lazy failed in codex_generate: IndexError: no token"):
+        next(pieces)

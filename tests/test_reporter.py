@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from attrs import define, evolve, field
 
@@ -132,21 +133,79 @@ def test_a_hanging_observer_neither_blocks_a_step_nor_the_end(
     assert "observers_too_slow" in names
 
 
-def test_a_metric_of_the_machine_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
-    """An error in the observers' thread that is not an observer's own is raised in the training thread."""
+@define(eq=False)
+class Gauge:
+    """Gives this as the metrics of the machine."""
+
+    answer: Any
+
+    @hookimpl
+    def codex_collect_metrics(self) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"step": 1.0}, "a metric cannot be named step: that name is taken"),
+        ({"gpu": None}, "expected a number for the metric 'gpu', got None"),
+        ({"gpu": "hot"}, "expected a number for the metric 'gpu', got 'hot'"),
+        ([1], "expected metrics by their names, got list"),
+    ],
+)
+def test_wrong_metrics_of_the_machine_are_that_plugins_fault_alone(
+    tmp_path: Path, answer: Any, error: str
+) -> None:
+    """The plugin is named and detached; the others get every record, and the run goes on."""
+    watcher = Watcher()
+    made = begin(tmp_path, watcher)
+    made.hooks.register(Gauge(answer), "gauge")
+    report(made, 4)
+    made.finish(OUTCOME)
+    made.raise_if_failed()
+    assert [entry for entry in watcher.told if entry[0] == "train"] == [("train", n) for n in (1, 2, 3, 4)]
+    failed = [event for event in events(tmp_path) if event["event"] == "observer_failed"]
+    assert {event["plugin"] for event in failed} == {"gauge"}
+    assert error in failed[0]["error"]
+    assert made.detached == ["gauge"]
+
+
+def test_numbers_of_any_library_are_written(tmp_path: Path) -> None:
+    """Numpy's scalars become floats; what is no number is refused where it is reported."""
+    made = begin(tmp_path)
+    made.hooks.register(Gauge({"gpu": np.float32(1.5)}), "gauge")
+    made.metrics(Progress(1, 1, 0.0, 0, 0), {"loss": np.float64(2.5), "count": np.int64(3)})
+    with pytest.raises(TypeError, match="expected a number for the metric 'loss', got 'low'"):
+        made.metrics(Progress(1, 1, 0.0, 0, 0), {"loss": "low"})  # type: ignore[dict-item]
+    made.finish(OUTCOME)
+    train, system = metrics.read(tmp_path / "run" / "metrics.ndjson")
+    assert (train["loss"], train["count"], system["gpu"]) == (2.5, 3.0, 1.5)
+
+
+def test_a_logger_cannot_change_what_the_others_are_told(tmp_path: Path) -> None:
+    """The metrics that loggers get are read-only."""
 
     @define(eq=False)
-    class Thief:
+    class Forger:
         @hookimpl
-        def codex_collect_metrics(self) -> dict[str, float]:
-            return {"step": 1.0}
+        def codex_metrics(self, metrics: dict[str, float]) -> None:
+            metrics["loss"] = 0.0
 
     made = begin(tmp_path)
-    made.hooks.register(Thief(), "thief")
+    made.hooks.register(Forger(), "forger")
     report(made, 1)
     made.finish(OUTCOME)
-    with pytest.raises(PluginError, match="cannot be named step"):
-        made.raise_if_failed()
+    (failed,) = (event for event in events(tmp_path) if event["event"] == "observer_failed")
+    assert "TypeError" in failed["error"]
+
+
+def test_what_a_strict_observer_fails_at_last_is_raised_when_the_reports_are_settled(tmp_path: Path) -> None:
+    """A failure in the last record of a run is not overtaken by its end."""
+    made = begin(tmp_path, Watcher(error=OSError("no route to host")), strict=True)
+    report(made, 1)
+    with pytest.raises(PluginError, match="no route to host"):
+        made.settle()
+    made.finish(OUTCOME)
 
 
 def test_metrics_are_rewound_to_a_checkpoint(tmp_path: Path) -> None:

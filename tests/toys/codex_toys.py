@@ -142,7 +142,9 @@ class Descent:
         if self.parts.data.validation is not None and progress.step:
             metrics |= self._evaluate(progress)
         self._save(progress)
-        return TrainResult(progress, metrics, "max_steps reached")
+        return TrainResult(
+            progress, {name: np.float32(value) for name, value in metrics.items()}, "max_steps reached"
+        )
 
     def _update(self, samples: Any) -> tuple[float, int]:
         batch = self.parts.data.train.gather(samples)
@@ -244,6 +246,7 @@ class ToyLogger:
     """Writes what it is told to a file in the run folder; can be told to fail."""
 
     fail: bool = option(default=False, help="Raise at each record of metrics.")
+    fail_at_end: bool = option(default=False, help="Raise when the run is over.")
     told: list[str] = field(init=False, factory=list)
 
     @hookimpl
@@ -266,5 +269,7 @@ class ToyLogger:
 
     @hookimpl
     def codex_run_finished(self, run: RunContext, outcome: Any) -> None:
+        if self.fail_at_end:
+            raise RuntimeError("the last upload failed")
         self.told.append(f"finished {outcome.status}")
         (run.folder / "told.txt").write_text("\n".join(self.told))
