@@ -2,7 +2,8 @@
 
 One rule: the same patterns and files give the same list in the same order on every machine, and each file once. `**`
 stands for any number of folders; symbolic links to folders are not followed; hidden files and folders are left out
-unless the pattern itself has a part that begins with a dot.
+unless the pattern itself has a part that begins with a dot. Wildcards count in the pattern alone, never in the base,
+and a path that exists is taken literally.
 """
 
 from __future__ import annotations
@@ -45,13 +46,11 @@ def find(patterns: Iterable[str], exclude: Sequence[str], base: Path) -> list[Fo
 
 def matches(pattern: str, base: Path) -> Iterator[Path]:
     """Give the regular files that a pattern matches: a file itself, all below a folder, or a glob's."""
-    parts = (base / pattern).parts
-    literal = next((n for n, part in enumerate(parts) if _MAGIC.search(part)), len(parts))
-    root = Path(*parts[:literal])
-    if (base / pattern).is_file():
-        yield base / pattern
+    root, rest = _literal(pattern, base)
+    if not rest and root.is_file():
+        yield root
         return
-    rest = parts[literal:] or ("**",)
+    rest = rest or ("**",)
     if rest[-1] == "**":
         rest = (*rest, "*")
     regex = _regex("/".join(rest))
@@ -72,7 +71,7 @@ def excluded(name: str, patterns: Sequence[str]) -> bool:
     for pattern in patterns:
         regex = _regex(pattern.strip("/"))
         paths = accumulate(parts, "{}/{}".format) if "/" in pattern.strip("/") else parts
-        if any(regex.fullmatch(path) for path in paths):
+        if any(path == pattern.strip("/") or regex.fullmatch(path) for path in paths):
             return True
     return False
 
@@ -84,6 +83,16 @@ def unmatched(patterns: Iterable[str], base: Path) -> list[str]:
         for pattern in patterns
         if next(matches(pattern, base), None) is None
     ]
+
+
+def _literal(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the path that a pattern begins with, and the parts that remain, the first of them with a wildcard."""
+    root, parts = base, Path(pattern).parts
+    for number, part in enumerate(parts):
+        if _MAGIC.search(part) and not (root / part).exists():
+            return root, parts[number:]
+        root /= part
+    return root, ()
 
 
 def _walk(root: Path, *, hidden: bool, depth: int | None) -> Iterator[tuple[Path, str]]:

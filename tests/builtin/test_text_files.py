@@ -42,6 +42,31 @@ def test_files_folders_and_globs_are_found(tmp_path, pattern, expected):
     assert names(tmp_path, pattern) == expected
 
 
+@pytest.mark.parametrize("folder", ["proj[12]", "what?", "all*"])
+@pytest.mark.parametrize("pattern", ["src/*.txt", "src", "**/*.txt", "src/a.txt"])
+def test_a_base_is_no_pattern(tmp_path, folder, pattern):
+    """Wildcards in the path of the base stand for themselves: no file of a sibling folder is taken."""
+    tree(tmp_path, "proj1/src/other.txt", "whats/src/other.txt", "alls/src/other.txt", f"{folder}/src/a.txt")
+    assert names(tmp_path / folder, pattern) == ["src/a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("data [v2]", ["data [v2]/a[1].txt", "data [v2]/b.txt"]),
+        ("data [v2]/*.txt", ["data [v2]/a[1].txt", "data [v2]/b.txt"]),
+        ("data [v2]/a[1].txt", ["data [v2]/a[1].txt"]),
+        ("*/a[[]1].txt", ["data [v2]/a[1].txt"]),
+        ("data [vw]/*.txt", ["data v/c.txt"]),
+    ],
+)
+def test_a_path_that_exists_is_taken_literally(tmp_path, pattern, expected):
+    """A file or folder whose name has wildcards is found by that name; a name that is not there is a pattern."""
+    tree(tmp_path, "data [v2]/a[1].txt", "data [v2]/b.txt", "data v/c.txt", "data 2/c.txt")
+    assert names(tmp_path, pattern) == expected
+    assert names(tmp_path, str(tmp_path / pattern)) == expected
+
+
 def test_each_file_comes_once_and_sorted(tmp_path):
     """Overlapping patterns and links to a file give it once, under its own name; loops of links do no harm."""
     tree(tmp_path, "b.py", "a/z.py")
@@ -73,6 +98,12 @@ def test_files_outside_of_the_base_have_relative_names(tmp_path):
 def test_excluding(pattern, out):
     """A pattern without a slash is compared with each part of a path, one with a slash with the path's beginning."""
     assert excluded("src/tests/c.py", [pattern]) is out
+
+
+@pytest.mark.parametrize("pattern", ["data [v2]", "src/data [v2]", "src/data [[]v2]"])
+def test_a_name_with_wildcards_can_be_excluded(pattern):
+    """A file or folder whose name has wildcards is left out by that name, and by a pattern for it."""
+    assert excluded("src/data [v2]/a.txt", [pattern])
 
 
 def test_text_is_kept_to_the_last_byte(tmp_path):
