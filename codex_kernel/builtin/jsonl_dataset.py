@@ -108,10 +108,7 @@ def _record(line: bytes, where: str) -> Mapping[str, Any]:
 
 
 def _document(record: Mapping[str, Any], section: JsonlDataset, where: str) -> Document:
-    if section.text in record and section.completion in record:
-        raise InputError(
-            f"{where}: has both {section.text!r} and {section.completion!r}, expected one of them"
-        )
+    _refuse_ambiguous(record, section, where)
     if section.completion in record:
         text = _string(record, section.completion, where)
         prompt = _string(record, section.prompt, where) if section.prompt in record else ""
@@ -125,6 +122,23 @@ def _document(record: Mapping[str, Any], section: JsonlDataset, where: str) -> D
     identity = where if section.id is None else _name(record, section.id, where)
     group = identity if section.group is None else _name(record, section.group, where)
     return Document(id=identity, group=group, text=text, prompt=prompt)
+
+
+def _refuse_ambiguous(record: Mapping[str, Any], section: JsonlDataset, where: str) -> None:
+    """Raise InputError where a field that the section names would be dropped; two options may name one field."""
+    if section.text not in record or section.text == section.completion:
+        return
+    if section.completion in record:
+        raise InputError(
+            f"{where}: has both {section.text!r} and {section.completion!r}, expected one of them"
+        )
+    if section.prompt in record and section.prompt != section.text:
+        raise InputError(
+            f"{where}: has both {section.prompt!r} and {section.text!r}, expected a prompt with a completion, or a "
+            "text alone",
+            remedy=f"dataset.completion={section.text} trains on the text after the prompt; another dataset.prompt "
+            "leaves the prompt out",
+        )
 
 
 def _string(record: Mapping[str, Any], name: str, where: str) -> str:

@@ -32,6 +32,16 @@ def test_fields_can_have_other_names(tmp_path):
     assert found == [Document("7", "r", "c", "p"), Document("8", "r", "x")]
 
 
+def test_a_prompt_beside_a_text_is_not_dropped(tmp_path):
+    """A prompt and a text in one record are refused with a remedy, which trains on the text after the prompt."""
+    row = '{"prompt": "p", "text": "t"}'
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: has both 'prompt' and 'text'") as caught:
+        read(tmp_path, row)
+    assert "dataset.completion=text" in caught.value.remedy
+    assert [(d.prompt, d.text) for d in read(tmp_path, row, completion="text")] == [("p", "t")]
+    assert [(d.prompt, d.text) for d in read(tmp_path, row, prompt="question")] == [("", "t")]
+
+
 def test_blank_lines_are_skipped_and_counted(tmp_path):
     """Blank lines keep their line numbers and are told once."""
     (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
@@ -54,6 +64,7 @@ def test_blank_lines_are_skipped_and_counted(tmp_path):
         ('{"text": null}', "field 'text': expected a string, got null"),
         ('{"prompt": [], "completion": "x"}', "field 'prompt': expected a string, got a list"),
         ('{"text": "x", "completion": "y"}', "has both 'text' and 'completion'"),
+        ('{"prompt": "x", "text": "y"}', "has both 'prompt' and 'text'"),
         ('{"text": "a\\ud800"}', "a lone surrogate at character 1"),
         ('{"text": "x", "score": NaN}', "NaN is not JSON"),
         ('{"text": "x", "score": -Infinity}', "-Infinity is not JSON"),
