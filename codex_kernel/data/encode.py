@@ -6,6 +6,7 @@ One rule: what a tokenizer gives is checked before it is used, and a fault names
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ def default_fingerprint(tokenizer: Tokenizer, description: str) -> str:
     `description` must hold all that it is made from (plugin, version, options); vocabulary size, end-of-text and the
     ids of a fixed piece of code are added. Raises PluginError where the tokenizer fails on it.
     """
+    check_eos(tokenizer)
     digest = hashlib.sha256()
     probe = Document("probe", "probe", _PROBE)
     ids = _checked_ids(_call(tokenizer, _PROBE, probe), probe, tokenizer.vocab_size).tolist()
@@ -61,6 +63,10 @@ def default_fingerprint(tokenizer: Tokenizer, description: str) -> str:
 
 def check_eos(tokenizer: Tokenizer) -> None:
     """Raise PluginError where the end-of-text token is not one of the tokenizer's ids."""
+    for name in ("vocab_size", "eos_id"):
+        value = getattr(tokenizer, name)
+        if not isinstance(value, int):
+            raise PluginError(f"the tokenizer's {name} is {value!r}, expected an integer")
     if not 0 <= tokenizer.eos_id < tokenizer.vocab_size:
         raise PluginError(
             f"the tokenizer's eos_id is {tokenizer.eos_id}, expected one of its ids, 0 … {tokenizer.vocab_size - 1}"
@@ -120,14 +126,14 @@ def _call(tokenizer: Tokenizer, text: str, document: Document) -> Any:
 
 
 def _checked_ids(ids: Any, document: Document, vocab_size: int) -> Any:
-    array = np.asarray(list(ids) if isinstance(ids, bytes) else ids)
-    if array.size == 0:
+    try:
+        array = np.asarray(list(ids) if isinstance(ids, bytes) else ids)
+    except (TypeError, ValueError) as error:  # lists of different lengths, arrays of other devices
+        raise _not_ids(ids, document) from error
+    if array.shape == (0,):
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise PluginError(
-            f"the tokenizer gave {array.dtype} of shape {array.shape} for document {document.id!r}, "
-            "expected a sequence of integers"
-        )
+        raise _not_ids(ids, document)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= vocab_size:
         raise PluginError(
@@ -135,3 +141,9 @@ def _checked_ids(ids: Any, document: Document, vocab_size: int) -> Any:
             f"expected ids in 0 … {vocab_size - 1} (its vocab_size is {vocab_size})"
         )
     return array.astype(np.int64)
+
+
+def _not_ids(ids: Any, document: Document) -> PluginError:
+    return PluginError(
+        f"the tokenizer gave {reprlib.repr(ids)} for document {document.id!r}, expected a sequence of integers"
+    )

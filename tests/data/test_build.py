@@ -153,16 +153,21 @@ def test_unusable_documents_are_refused(tmp_path, docs, options, message):
     assert caught.value.remedy
 
 
+NOT_IDS = {
+    "type": ["a"],
+    "fraction": [1.5],
+    "ragged": [[1, 2], [3]],
+    "nested": [[1, 2]],
+    "nested and empty": [[]],
+    "high": [1, 257],
+    "low": [-1],
+}
+
+
 class Broken(ByteTokens):
     def encode(self, text):
-        if text == "type":
-            return ["a"]
-        if text == "fraction":
-            return [1.5]
-        if text == "high":
-            return [1, 257]
-        if text == "low":
-            return [-1]
+        if text in NOT_IDS:
+            return NOT_IDS[text]
         raise RuntimeError("no such luck")
 
 
@@ -207,6 +212,22 @@ def test_an_end_of_text_outside_of_the_vocabulary_is_refused(tmp_path):
 def test_something_else_than_documents_is_refused(tmp_path):
     """A dataset that gives strings breaks its contract."""
     with pytest.raises(PluginError, match="gave a str"):
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (ByteTokens(eos_id=None), "eos_id is None, expected an integer"),
+        (ByteTokens(eos_id=1.0), "eos_id is 1.0, expected an integer"),
+        (ByteTokens(vocab_size=None), "vocab_size is None, expected an integer"),
+    ],
+)
+def test_sizes_and_ids_that_are_no_integers_are_refused(tmp_path, tokenizer, message):
+    """An eos_id or a vocab_size that is no integer is a PluginError, whoever asks first."""
+    with pytest.raises(PluginError, match=message):
+        default_fingerprint(tokenizer, "mine")
+    with pytest.raises(PluginError, match=message):
+        make_data(documents("a"), tmp_path, tokenizer=tokenizer)
+
+
         make_data(["text"], tmp_path)
 
 
