@@ -118,8 +118,9 @@ def select(documents: Iterable[Document], options: DataOptions, *, seed: int, re
     """Go through the documents once and decide what becomes of each.
 
     Raises InputError where two documents share an id, a text is not valid Unicode, or nothing is left for a split
-    that is asked for; PluginError where the dataset gives something else than documents.
+    that is asked for; PluginError where the dataset gives something else than documents, or can be read only once.
     """
+    _refuse_one_shot(documents)
     judge = _Judge(options, seed)
     content = ContentDigest()
     verdicts = bytearray()
@@ -160,7 +161,9 @@ def train_texts(documents: Iterable[Document], options: DataOptions, *, seed: in
 
     `documents` and the result can be gone through more than once. Which documents these are is decided as in
     `select`, except that nothing is known yet of their number of tokens.
+    Raises PluginError where the dataset can be read only once.
     """
+    _refuse_one_shot(documents)
     return _TrainTexts(documents, options, seed)
 
 
@@ -175,6 +178,15 @@ class _TrainTexts:
         for document in read(self.documents):
             if judge.verdict(document) is Verdict.TRAIN:
                 yield document.prompt + document.text
+
+
+def _refuse_one_shot(documents: Iterable[Document]) -> None:
+    if isinstance(documents, Iterator):
+        raise PluginError(
+            f"the dataset gave a {type(documents).__name__}, which can be gone through only once, expected documents "
+            "that can be gone through again",
+            remedy="return a list from codex_dataset, or an object whose __iter__ begins anew each time",
+        )
 
 
 def _checked(document: object) -> Document:

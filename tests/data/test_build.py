@@ -232,15 +232,37 @@ def test_sizes_and_ids_that_are_no_integers_are_refused(tmp_path, tokenizer, mes
 
 
 def test_a_dataset_that_changes_while_it_is_read_is_refused(tmp_path):
-    """An iterator that can be gone through only once, or files that change, are noticed, and nothing is kept."""
+    """Files that change between two passes are noticed, and nothing is kept."""
+
+    class Shrinking:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter(documents("first", "second")[: 3 - self.passes])
+
     with pytest.raises(
-        InputError, match="changed while it was read: 2 documents the first time, 0 the second"
+        InputError, match="changed while it was read: 2 documents the first time, 1 the second"
     ):
-        make_data(iter(documents("first", "second")), tmp_path)
+        make_data(Shrinking(), tmp_path)
     assert not list((tmp_path / "tokens").glob("*/meta.json"))
 
 
 # ── the cache ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dataset_that_can_be_read_only_once_is_refused(tmp_path):
+    """A generator is refused before anything is read, by the texts for a tokenizer and by the data."""
+    read = []
+    docs = (read.append(document) or document for document in documents("first", "second"))
+    options = DataOptions(seq_len=8, validation_fraction=0.0)
+    for ask in (lambda: train_texts(docs, options, seed=1), lambda: make_data(docs, tmp_path)):
+        with pytest.raises(
+            PluginError, match="gave a generator, which can be gone through only once"
+        ) as caught:
+            ask()
+        assert "list" in caught.value.remedy
+    assert not read
 
 
 def test_unchanged_data_is_not_built_again(tmp_path):
