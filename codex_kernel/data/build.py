@@ -206,7 +206,7 @@ class _Splits:
             format=store.FORMAT,
             seq_len=self.job.options.seq_len,
             seed=self.job.seed,
-            splits={name: split.digest for name, split in facts.items()},
+            files={name: file.sha256 for split in facts.values() for name, file in split.files.items()},
         )
         return store.Meta(key, fingerprint, self.job.seed, facts, self._report(key, fingerprint, facts))
 

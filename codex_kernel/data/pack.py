@@ -22,8 +22,16 @@ _BUFFER_BYTES = 1 << 20
 
 
 @frozen
+class FileFacts:
+    """A file as it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@frozen
 class SplitFacts:
-    """A split as it lies on disk, all but its name; `files` maps file names to sizes in bytes."""
+    """A split as it lies on disk, all but its name; `files` has what was written under each file name."""
 
     seq_len: int
     dtype: str
@@ -38,8 +46,7 @@ class SplitFacts:
     blocks: int
     blocks_without_targets: int
     padding_slots: int
-    digest: str
-    files: dict[str, int]
+    files: dict[str, FileFacts]
 
 
 @define(eq=False)
@@ -52,7 +59,7 @@ class SplitWriter:
     vocab_size: int
     prompts: bool
     _files: dict[str, IO[bytes]] = field(init=False, factory=dict)
-    _digest: Any = field(init=False, factory=hashlib.sha256)
+    _digests: dict[str, Any] = field(init=False, factory=dict)
     documents: int = field(init=False, default=0)
     _documents_split: int = field(init=False, default=0)
     _tokens: int = field(init=False, default=0)
@@ -117,7 +124,6 @@ class SplitWriter:
             blocks=blocks,
             blocks_without_targets=blocks - self._target_blocks,
             padding_slots=max(0, blocks * self.seq_len - self._tokens),
-            digest=self._digest.hexdigest(),
             files=self._sync(),
         )
 
@@ -130,16 +136,17 @@ class SplitWriter:
     def _write(self, kind: str, values: Any) -> None:
         if kind not in self._files:
             self._files[kind] = (self.folder / f"{self.name}.{kind}").open("xb", buffering=_BUFFER_BYTES)
+            self._digests[kind] = hashlib.sha256()
         data = values.tobytes()
-        self._digest.update(kind.encode() + len(data).to_bytes(8, "little") + data)
+        self._digests[kind].update(data)
         self._files[kind].write(data)
 
-    def _sync(self) -> dict[str, int]:
-        sizes = {}
+    def _sync(self) -> dict[str, FileFacts]:
+        written = {}
         for kind, file in self._files.items():
             file.flush()
             os.fsync(file.fileno())
-            sizes[f"{self.name}.{kind}"] = file.tell()
+            written[f"{self.name}.{kind}"] = FileFacts(file.tell(), self._digests[kind].hexdigest())
             file.close()
         self._files.clear()
-        return sizes
+        return written

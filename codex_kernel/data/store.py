@@ -1,12 +1,14 @@
 """Token stores: folders under `cache/tokens/`, named by everything that decides what is in them.
 
 One rule: a folder that has its final name is whole. It is filled under a temporary name, brought to disk, and renamed,
-all under a lock that other builders of the same data wait for.
+all under a lock that other builders of the same data wait for. What a disk or a hand did to it later is found when it
+is opened, by the sha256 of each file.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -20,11 +22,11 @@ from attrs import field, frozen
 
 from codex_kernel.data import order
 from codex_kernel.data.blocks import MappedBlocks
-from codex_kernel.data.pack import SplitFacts
+from codex_kernel.data.pack import FileFacts, SplitFacts
 from codex_kernel.durable import sync_folder
 from codex_kernel.errors import StorageError
 
-FORMAT = 1
+FORMAT = 2
 _META = "meta.json"
 
 
@@ -146,15 +148,29 @@ def _free(path: Path) -> str:
 def _parse(value: Any) -> Meta:
     if value["format"] != FORMAT:
         raise ValueError(f"format {value['format']}, expected {FORMAT}")
-    splits = {name: SplitFacts(**facts) for name, facts in value["splits"].items()}
+    splits = {name: _split_facts(facts) for name, facts in value["splits"].items()}
     return Meta(value["key"], value["fingerprint"], value["seed"], splits, value["report"])
+
+
+def _split_facts(value: dict[str, Any]) -> SplitFacts:
+    return SplitFacts(
+        **{**value, "files": {name: FileFacts(**facts) for name, facts in value["files"].items()}}
+    )
 
 
 def _check(folder: Path, meta: Meta, key: str) -> None:
     if meta.key != key:
         raise ValueError(f"it holds {meta.key}")
     for facts in meta.splits.values():
-        for name, size in facts.files.items():
-            found = (folder / name).stat().st_size
-            if found != size:
-                raise ValueError(f"{name} has {found:,} bytes, expected {size:,}")
+        for name, file in facts.files.items():
+            _check_file(folder / name, file)
+
+
+def _check_file(path: Path, written: FileFacts) -> None:
+    with path.open("rb") as file:
+        found_bytes = os.fstat(file.fileno()).st_size
+        if found_bytes != written.bytes:
+            raise ValueError(f"{path.name} has {found_bytes:,} bytes, expected {written.bytes:,}")
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != written.sha256:
+        raise ValueError(f"{path.name} has sha256 {found}, expected {written.sha256}")

@@ -176,6 +176,9 @@ class Broken(ByteTokens):
     [
         ("type", "'d1'"),
         ("fraction", "expected a sequence of integers"),
+        ("ragged", r"gave \[\[1, 2\], \[3\]\] for document 'd1', expected a sequence of integers"),
+        ("nested", r"gave \[\[1, 2\]\] for document 'd1', expected a sequence of integers"),
+        ("nested and empty", r"gave \[\[\]\] for document 'd1', expected a sequence of integers"),
         ("high", r"id 257 for document 'd1', expected ids in 0 … 256"),
         ("low", r"id -1 for document 'd1'"),
         ("raise", r"failed on document 'd0': RuntimeError: no such luck"),
@@ -209,9 +212,6 @@ def test_an_end_of_text_outside_of_the_vocabulary_is_refused(tmp_path):
         make_data(documents("a"), tmp_path, tokenizer=ByteTokens(eos_id=300))
 
 
-def test_something_else_than_documents_is_refused(tmp_path):
-    """A dataset that gives strings breaks its contract."""
-    with pytest.raises(PluginError, match="gave a str"):
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
@@ -228,6 +228,9 @@ def test_sizes_and_ids_that_are_no_integers_are_refused(tmp_path, tokenizer, mes
         make_data(documents("a"), tmp_path, tokenizer=tokenizer)
 
 
+def test_something_else_than_documents_is_refused(tmp_path):
+    """A dataset that gives strings breaks its contract."""
+    with pytest.raises(PluginError, match="gave a str"):
         make_data(["text"], tmp_path)
 
 
@@ -248,9 +251,6 @@ def test_a_dataset_that_changes_while_it_is_read_is_refused(tmp_path):
     assert not list((tmp_path / "tokens").glob("*/meta.json"))
 
 
-# ── the cache ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_a_dataset_that_can_be_read_only_once_is_refused(tmp_path):
     """A generator is refused before anything is read, by the texts for a tokenizer and by the data."""
     read = []
@@ -263,6 +263,9 @@ def test_a_dataset_that_can_be_read_only_once_is_refused(tmp_path):
             ask()
         assert "list" in caught.value.remedy
     assert not read
+
+
+# ── the cache ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_unchanged_data_is_not_built_again(tmp_path):
@@ -319,7 +322,15 @@ def test_the_fingerprint_is_that_of_the_batches(tmp_path):
     assert make_data(documents("one text", "too"), tmp_path).fingerprint != first.fingerprint
 
 
+def fill_with_zeros(path):
+    """Give a file other content of the same length."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
 DAMAGES = {
+    "zeros for tokens": lambda folder: fill_with_zeros(folder / "train.tokens"),
+    "zeros for documents": lambda folder: fill_with_zeros(folder / "train.documents"),
+    "zeros for meta.json": lambda folder: fill_with_zeros(folder / "meta.json"),
     "a shortened file": lambda folder: os.truncate(folder / "train.tokens", 5),
     "a missing file": lambda folder: (folder / "train.documents").unlink(),
     "an empty meta.json": lambda folder: (folder / "meta.json").write_text(""),
