@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import field, frozen
@@ -62,9 +63,10 @@ class Workplace:
         )
         return Said(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start `codex` and let it go on."""
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+        """Start `codex` and let it go on; whatever happens meanwhile, it is gone in the end."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "codex_kernel", *map(str, arguments)],
             cwd=self.folder,
             env=self.environment(),
@@ -73,6 +75,11 @@ class Workplace:
             stderr=subprocess.PIPE,
             text=True,
         )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def write(self, name: str, text: str | bytes) -> Path:
         """Put a file into the folder."""
