@@ -5,24 +5,41 @@ One rule: what every call pays for stays here and stays small; `--version` impor
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _open_closed_streams()
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         from codex_kernel._version import __version__
 
         sys.stdout.write(f"codex {__version__}\n")
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes that it has
     # OpenMP threads that spin while they wait make a step many times slower as soon as the cores are shared. The
     # library reads this when it is loaded, so it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from codex_kernel.cli import main as run_command
 
     sys.exit(run_command(arguments))
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null where a standard stream is closed, or the next file that is opened would take its number.
+
+    Talk would then go into that file; and Python leaves None in `sys`, which no code expects. Not by pathlib, whose
+    import would cost `--version` more than all the rest.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115
+            os.set_inheritable(stream.fileno(), True)  # noqa: FBT003 - as the standard streams are
+            setattr(sys, name, stream)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from attrs import define, field
@@ -30,8 +30,12 @@ class SignalStop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals until the block ends, then give them back to their former handlers."""
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        """Handle the signals until the block ends, then give them back to their former handlers.
+
+        A signal that is ignored stays so: nohup, or a script that started the run with `&`, has asked for that.
+        """
+        wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in wanted}
         try:
             yield
         finally:
@@ -46,4 +50,5 @@ class SignalStop:
         if not self.deferring:
             raise StoppedError(f"stopped by {name} before the first step", signal_number=number)
         # os.write, since a signal handler must not wait for a lock that the interrupted code may hold.
-        os.write(2, f"\n{name}: finishing the step and saving; once more stops at once\n".encode())
+        with suppress(OSError):  # the terminal may be what has gone
+            os.write(2, f"\n{name}: finishing the step and saving; once more stops at once\n".encode())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +123,61 @@ def test_importing_the_kernel_changes_nothing(workplace: Workplace) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code"),
+    [
+        ("plugins list >&-", 0),
+        ("runs list --json >&-", 0),
+        ("--version >&-", 0),
+        ("run toy.yaml --run-dir here 2>&-", 0),
+        ("run toy.yaml --run-dir here <&- >&- 2>&-", 0),
+        ("run missing.yaml 2>&-", 2),
+    ],
+)
+def test_closed_standard_streams_are_nowhere(workplace: Workplace, redirections: str, code: int) -> None:
+    """A file of the run never takes the number of a closed stream, and talk goes nowhere instead of into it."""
+    command = f"{shlex.quote(sys.executable)} -m codex_kernel {redirections}"
+    done = subprocess.run(
+        ["bash", "-c", command],  # the shell closes the streams
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "Error" in done.stderr) == (code, False), done.stderr
+    if "--run-dir" in redirections:
+        assert json.loads((workplace.folder / "here" / "run.lock").read_text())["pid"]
+
+
+def test_a_closed_standard_input_has_no_prompt(workplace: Workplace) -> None:
+    """`codex generate --prompt - <&-` is told so."""
+    assert workplace.codex("run", "toy.yaml").code == 0
+    command = f"{shlex.quote(sys.executable)} -m codex_kernel generate toy --prompt - <&-"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "standard input has no prompt" in done.stderr) == (2, True), done.stderr
+
+
+def test_an_error_that_cannot_be_shown_keeps_its_exit_code(workplace: Workplace) -> None:
+    """The reader of standard error is gone: the exit code says what is left to say."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    for arguments in (("run", "missing.yaml"), ("resume", "nothing"), ("rnu",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "codex_kernel", *arguments],
+            cwd=workplace.folder,
+            env=workplace.environment(),
+            stderr=writer,
+            check=False,
+        )
+        assert done.returncode == 2
+    os.close(writer)

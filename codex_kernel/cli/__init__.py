@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 import click
@@ -85,7 +87,8 @@ def main(arguments: list[str]) -> int:
     try:
         return codex.main(args=arguments, prog_name="codex", standalone_mode=False) or 0
     except click.ClickException as error:
-        error.show()
+        with lost_where_nobody_listens():
+            error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -94,11 +97,30 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001 - the last place where an error can be explained
-        return _show(error, debug=debug)
+        from codex_kernel.errors import CodexError
+
+        with lost_where_nobody_listens():
+            _show(error, debug=debug)
+        return error.exit_code if isinstance(error, CodexError) else 1
 
 
-def _show(error: Exception, *, debug: bool) -> int:
-    """Show an error and return its exit code."""
+@contextmanager
+def lost_where_nobody_listens() -> Iterator[None]:
+    """Let what is said be lost where it cannot be written: the terminal is closed, or the reader of a pipe gone.
+
+    From then on output goes nowhere, or Python would fail once more at its end, over what is still in the buffers.
+    """
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
+def _show(error: Exception, *, debug: bool) -> None:
+    """Show an error."""
     from codex_kernel.errors import CodexError, ManifestError
 
     if debug:
@@ -109,16 +131,15 @@ def _show(error: Exception, *, debug: bool) -> int:
         click.echo(error.message, err=True)
         count = len(error.problems)
         click.echo(f"error: {count} problem{'s' if count > 1 else ''} found, nothing was run", err=True)
-        return error.exit_code
+        return
     if isinstance(error, CodexError):
         click.echo(f"error: {_shorten(error.message)}", err=True)
         if error.remedy:
             click.echo(f"  {error.remedy}", err=True)
-        return error.exit_code
+        return
     click.echo(f"error: {type(error).__name__}: {_shorten(str(error))}", err=True)
     if not debug:
         click.echo("  this is not an error that codex knows: --debug shows the traceback", err=True)
-    return 1
 
 
 def _shorten(text: str, lines: int = 4) -> str:

@@ -6,20 +6,28 @@ One rule: every number comes from the run folder or the outcome, so that `codex 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from codex_kernel import metrics
+from codex_kernel.cli import lost_where_nobody_listens
 from codex_kernel.cli.terminal import duration
 from codex_kernel.interfaces import Outcome
 from codex_kernel.runfolder import RunFolder
 
 
 def print_summary(folder: RunFolder, outcome: Outcome) -> None:
-    """Print how the run ended, what it reached, and the commands to go on with."""
+    """Print how the run ended, what it reached, and the commands to go on with; the run folder has it all anyway."""
+    lines = "\n".join(_summary(folder, outcome))
+    with lost_where_nobody_listens():
+        click.echo(lines)
+
+
+def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:
     place = shown(folder.path)
-    click.echo(f"\n{outcome.status} in {duration(outcome.seconds)}: {outcome.reason}")
+    yield f"\n{outcome.status} in {duration(outcome.seconds)}: {outcome.reason}"
     rows = [
         ("steps", f"{outcome.steps:,}"),
         ("tokens", f"{outcome.tokens:,}"),
@@ -29,14 +37,14 @@ def print_summary(folder: RunFolder, outcome: Outcome) -> None:
     if outcome.detached:
         rows.append(("detached", ", ".join(outcome.detached)))
     for name, value in rows:
-        click.echo(f"  {name:<16} {value}")
-    click.echo("")
+        yield f"  {name:<16} {value}"
+    yield ""
     for what, command in (
         ("look at it", f"codex runs show {place}"),
         ("resume it", f"codex resume {place}"),
         ("generate", f'codex generate {place} --prompt "def "'),
     ):
-        click.echo(f"  {what:<16} {command}")
+        yield f"  {what:<16} {command}"
 
 
 def measures(folder: RunFolder) -> list[tuple[str, str]]:

@@ -1,0 +1,84 @@
+"""A run that is asked to stop saves and ends with the signal's exit code, whoever still listens to what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codex_kernel.stopping import SIGNALS, SignalStop
+from tests.command import Workplace, toy_workplace
+
+MANY_STEPS = ("--set", "trainer.max_steps=40000", "--set", "checkpointer.every_steps=null")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    """Make a workplace of toy plugins."""
+    return toy_workplace(tmp_path)
+
+
+def start(workplace: Workplace, output: int) -> subprocess.Popen[bytes]:
+    """Start a run of many steps that says everything to `output`, and return once it trains."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "codex_kernel", "run", "toy.yaml", "--run-dir", "here", *MANY_STEPS],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    os.close(output)
+    metrics = workplace.folder / "here" / "metrics.ndjson"
+    while process.poll() is None and (not metrics.exists() or metrics.stat().st_size < 2000):
+        pass
+    return process
+
+
+def check_saved(workplace: Workplace, returncode: int, number: int) -> None:
+    """Check that the run ended as one that was asked to stop, with a checkpoint."""
+    outcome = json.loads((workplace.folder / "here" / "outcome.json").read_text())
+    assert (outcome["status"], outcome["exit_code"], returncode) == ("stopped", 128 + number, 128 + number)
+    assert Path(outcome["checkpoint"]).is_dir()
+
+
+def test_a_run_whose_terminal_is_closed_saves_and_ends_with_the_signal(workplace: Workplace) -> None:
+    """SIGHUP of a lost connection: writing to the terminal fails from then on, and nothing but the talk is lost."""
+    ours, theirs = pty.openpty()
+    with start(workplace, theirs) as process:
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+    check_saved(workplace, process.returncode, signal.SIGHUP)
+
+
+def test_a_run_whose_reader_is_gone_saves_and_ends_with_the_signal(workplace: Workplace) -> None:
+    """SIGTERM after `codex run … | tee` lost its tee."""
+    reader, writer = os.pipe()
+    with start(workplace, writer) as process:
+        os.close(reader)
+        process.send_signal(signal.SIGTERM)
+    check_saved(workplace, process.returncode, signal.SIGTERM)
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    """Nohup, or `&` in a script: who started the run has said that the signal is not meant for it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = SignalStop(deferring=True)
+        with stop.listening():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal_number is None
+            assert all(
+                signal.getsignal(number) == stop._handle for number in SIGNALS if number != signal.SIGHUP
+            )
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
