@@ -21,6 +21,7 @@ from attrs import define, field
 
 from codex_kernel.errors import InputError, StorageError
 from codex_kernel.interfaces import Progress
+from codex_kernel.runfolder import json_bytes, storage_errors, write_whole
 
 SCHEMA = 1
 RESERVED = ("schema", "run_id", "time", "step", "epoch", "tokens", "split", "nonfinite")
@@ -46,14 +47,25 @@ class NdjsonFile:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; raise StorageError where it cannot be written."""
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = json_bytes(record) + b"\n"
         try:
             with self._lock:
-                self._file.write(line)
+                self._write(line)
         except OSError as error:
             raise StorageError(
                 f"cannot write {self.path}: {error.strerror}, {len(line)} bytes needed", remedy="make room"
             ) from error
+
+    def _write(self, line: bytes) -> None:
+        """Write the whole line or, where that fails, nothing of it: the next line must not follow a half one."""
+        before = os.fstat(self._file.fileno()).st_size
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            os.ftruncate(self._file.fileno(), before)
+            raise
 
     @property
     def size(self) -> int:
@@ -61,29 +73,39 @@ class NdjsonFile:
         with self._lock:
             return os.fstat(self._file.fileno()).st_size
 
+    def durable_size(self) -> int:
+        """Bring the records to disk and return how many bytes they are; raise StorageError where that fails."""
+        with storage_errors(self.path), self._lock:
+            os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
+
     def cut(self, size: int) -> int:
-        """Cut the file back to `size` bytes and keep what follows in a file beside it; return how much that was."""
-        with self._lock:
+        """Cut the file back to `size` bytes and keep what follows in a file beside it; return how much that was.
+
+        Raises InputError where the file is shorter, StorageError where it cannot be cut.
+        """
+        with self._lock, storage_errors(self.path):
             data = self.path.read_bytes()
             if len(data) < size:
                 raise InputError(
                     f"{self.path} has {len(data)} bytes, the checkpoint was saved at {size}",
-                    remedy="put the file back, or resume from an older checkpoint",
+                    remedy="put the file back from a backup, or start a new run",
                 )
             tail = data[size:]
             if tail:
                 beside = self.path.with_name(
                     f"{self.path.stem}.tail-{secrets.token_hex(4)}{self.path.suffix}"
                 )
-                beside.write_bytes(tail)
+                write_whole(beside, tail)  # on disk before the cut, so that no record is ever in neither file
                 os.ftruncate(self._file.fileno(), size)
                 os.fsync(self._file.fileno())
             return len(tail)
 
     def close(self) -> None:
-        """Close the file, its records safe on disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Close the file, its records safe on disk; raise StorageError where they are not."""
+        with storage_errors(self.path):
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def _end_torn_line(self) -> None:
         """Cut a half line at the end: what a process that was killed in a write has left."""
@@ -128,9 +150,12 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except ValueError as error:
                 raise InputError(f"{path}:{number}: not a JSON record: {error}") from error
+            if not isinstance(record, dict):
+                raise InputError(f"{path}:{number}: not a JSON record: expected an object")
+            yield record
 
 
 def series(records: Iterator[dict[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:

@@ -41,6 +41,7 @@ from codex_kernel.durable import sync_folder
 from codex_kernel.errors import InputError, LockedError, StorageError
 
 SCHEMA = 1
+LOCK = "run.lock"
 NOT_ENOUGH_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -123,7 +124,7 @@ class RunFolder:
         The lock goes with the process, however it dies, so there are no stale locks to remove.
         """
         with storage_errors(self.path):
-            file = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _lock(file):
                 raise _locked(self.path, file)
@@ -141,7 +142,7 @@ class RunFolder:
     def is_held(self) -> bool:
         """Say whether a process works in the folder; changes nothing, so that a run can be looked at by anyone."""
         try:
-            file = os.open(self.path / "run.lock", os.O_RDONLY)
+            file = os.open(self.path / LOCK, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
@@ -151,6 +152,14 @@ class RunFolder:
         finally:
             os.close(file)
         return False
+
+
+@frozen
+class DamagedRun:
+    """A run whose run.json cannot be read, and why not."""
+
+    path: Path
+    reason: str
 
 
 def _lock(file: int) -> bool:
@@ -181,34 +190,47 @@ def _locked(path: Path, file: int) -> LockedError:
 def check_new(path: Path) -> None:
     """Raise InputError where a folder holds files, LockedError where a run is under way in it."""
     with storage_errors(path):
-        if path.exists() and any(path.iterdir()):
-            _refuse(path)
+        if not path.exists() or _is_unused(path):
+            return
+    if (path / LOCK).exists():
+        with RunFolder(path, "", "", path).locked():  # who works here is said first
+            pass
+    raise _in_use(path)
 
 
 def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) -> RunFolder:
-    """Make a new run's folder: `runs/<name>/<run-id>`, or `exactly` there; raise InputError where that holds files."""
+    """Make a new run's folder: `runs/<name>/<run-id>`, or `exactly` there.
+
+    Raises InputError where that holds files, LockedError where another process works there.
+    """
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     path = (exactly or runs / name / run_id).absolute()
     folder = RunFolder(path, run_id, name, base.absolute())
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=exactly is not None)
-    check_new(path)
-    write_json(
-        path / "run.json", {"schema": SCHEMA, "run_id": run_id, "name": name, "base": str(folder.base)}
-    )
+    check_new(path)  # before there is a lock: nothing is put into a folder that holds other files
+    with folder.locked():
+        if not _is_unused(path):  # another process has been quicker
+            raise _in_use(path)
+        about = {"schema": SCHEMA, "run_id": run_id, "name": name, "base": str(folder.base)}
+        write_json(path / "run.json", about)
     return folder
 
 
-def _refuse(path: Path) -> None:
+def _is_unused(path: Path) -> bool:
+    """Say whether a folder is empty; the lock of a process that never came to make its run does not count."""
+    return all(entry.name == LOCK for entry in path.iterdir())
+
+
+def _in_use(path: Path) -> InputError:
     """Say why a run cannot be put into a folder that holds something."""
     if not (path / "run.json").exists():
-        raise InputError(
+        return InputError(
             f"{path} is not empty and holds no run", remedy="choose a new or empty folder for --run-dir"
         )
-    with open_run(path).locked():
-        raise InputError(
-            f"{path} holds a run already", remedy=f"codex resume {path}, or choose another --run-dir"
-        )
+    return InputError(
+        f"{path} holds a run already", remedy=f"codex resume {path}, or choose another --run-dir"
+    )
 
 
 def open_run(path: Path) -> RunFolder:
@@ -229,10 +251,15 @@ def open_run(path: Path) -> RunFolder:
 
 
 def find(runs: Path, run: str) -> RunFolder:
-    """Return the run that a user means: a folder, a run id, the start of one, or a run's name (its newest run)."""
+    """Return the run that a user means: a folder, a run id, the start of one, or a run's name (its newest run).
+
+    A damaged run is passed over, unless nothing else is meant: then the InputError says what is wrong with it.
+    """
+    if not run:
+        raise InputError("no run is named: the name is empty", remedy="codex runs list")
     if (Path(run) / "run.json").exists():
         return open_run(Path(run))
-    known = list_runs(runs)
+    known, damaged = survey(runs)
     matches = [r for r in known if r.run_id == run] or [r for r in known if r.run_id.startswith(run)]
     if not matches:
         matches = [r for r in known if r.name == run][-1:]
@@ -242,13 +269,25 @@ def find(runs: Path, run: str) -> RunFolder:
         raise InputError(
             f"{run!r} is the start of {len(matches)} run ids", remedy="write more of it: codex runs list"
         )
+    if meant := [one for one in damaged if one.path.name.startswith(run) or one.path.parent.name == run]:
+        raise InputError(meant[-1].reason)
     raise InputError(f"no run {run!r}: neither a run folder nor a run below {runs}", remedy="codex runs list")
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """Return all runs below a folder, oldest first; folders that are no runs are passed over."""
-    found = [open_run(about.parent) for about in runs.glob("*/*/run.json")]
-    return sorted(found, key=lambda folder: folder.run_id)
+    """Return all runs below a folder, oldest first; folders that are no runs, and damaged ones, are passed over."""
+    return survey(runs)[0]
+
+
+def survey(runs: Path) -> tuple[list[RunFolder], list[DamagedRun]]:
+    """Return all runs below a folder, oldest first, and apart from them those whose run.json cannot be read."""
+    found, damaged = [], []
+    for about in sorted(runs.glob("*/*/run.json")):
+        try:
+            found.append(open_run(about.parent))
+        except InputError as error:
+            damaged.append(DamagedRun(about.parent, error.message))
+    return sorted(found, key=lambda folder: folder.run_id), damaged
 
 
 # ── writing and reading ───────────────────────────────────────────────────────────────────────────────────────────
@@ -271,17 +310,29 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object whole, for people too: indented, in the order given."""
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_whole(path, json_bytes(value, indent=2) + b"\n")
+
+
+def json_bytes(value: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """Return a JSON object as UTF-8; raises ValueError where a number is not finite.
+
+    A path can hold bytes that are not UTF-8, in Python lone surrogates: they become the escapes that JSON has for them.
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode(
+        errors="backslashreplace"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file of a run, or None where the run has not written it."""
     try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} cannot be read: expected an object")
     return value
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -80,9 +84,75 @@ def test_a_file_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> N
     """Lost records are not passed over."""
     with (
         log(tmp_path) as writer,
-        pytest.raises(InputError, match="has 0 bytes, the checkpoint was saved at 500"),
+        pytest.raises(InputError, match="has 0 bytes, the checkpoint was saved at 500") as error,
     ):
         writer.file.cut(500)
+    assert "backup" in (error.value.remedy or "")
+
+
+def test_a_record_that_does_not_fit_leaves_no_half_line(tmp_path: Path) -> None:
+    """A write that the disk takes only a part of (here: a limit on file size) is undone and is a StorageError."""
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from codex_kernel.errors import StorageError
+        from codex_kernel.metrics import NdjsonFile
+        file = NdjsonFile(Path(sys.argv[1]))
+        file.append({"step": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        try:
+            file.append({"step": 2, "text": "x" * 200})
+        except StorageError as error:
+            print(error)
+        file.append({"step": 3})
+        print(file.durable_size())
+    """
+    path = tmp_path / "metrics.ndjson"
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"cannot write {path}: File too large, 224 bytes needed\n{path.stat().st_size}\n"
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_the_tail_is_on_disk_before_the_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut in between loses no record: the tail and its name are synced first."""
+    done: list[str] = []
+
+    def record(name: str) -> None:
+        real = getattr(os, name)
+
+        def recorded(*given: int) -> None:
+            done.append(name)
+            real(*given)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    with log(tmp_path) as writer:
+        writer.write(progress(1), {"loss": 3.0}, "train")
+        for name in ("fsync", "ftruncate"):
+            record(name)
+        assert writer.file.cut(0) > 0
+        assert done == ["fsync", "fsync", "ftruncate", "fsync"]
+
+
+def test_the_size_that_a_checkpoint_records_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint never tells of records that a power cut could take back."""
+    with log(tmp_path) as writer:
+        writer.write(progress(1), {"loss": 3.0}, "train")
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fsync", synced.append)
+        assert writer.file.durable_size() == writer.file.size == (tmp_path / "metrics.ndjson").stat().st_size
+        assert len(synced) == 1
+
+
+def test_text_that_is_no_unicode_is_written_and_read_back(tmp_path: Path) -> None:
+    """A file name of the command line may hold any bytes."""
+    with log(tmp_path) as writer:
+        writer.file.append({"step": 1, "path": "t\udcff.yaml", "é": "\ud800"})
+    (record,) = metrics.read(tmp_path / "metrics.ndjson")
+    assert record == {"step": 1, "path": "t\udcff.yaml", "é": "\ud800"}
 
 
 def test_a_half_line_left_by_a_kill_is_cut_when_the_file_is_opened_again(tmp_path: Path) -> None:
@@ -99,6 +169,13 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path: Path) -> None:
     """A line that is no JSON is an error with file and line."""
     (tmp_path / "metrics.ndjson").write_text('{"step": 1}\nnonsense\n')
     with pytest.raises(InputError, match=r"metrics\.ndjson:2: not a JSON record"):
+        list(metrics.read(tmp_path / "metrics.ndjson"))
+
+
+def test_a_line_that_is_no_object_is_named_by_its_number(tmp_path: Path) -> None:
+    """A record is an object; whoever reads it need not ask."""
+    (tmp_path / "metrics.ndjson").write_text("[1]\n")
+    with pytest.raises(InputError, match=r"metrics\.ndjson:1: not a JSON record: expected an object"):
         list(metrics.read(tmp_path / "metrics.ndjson"))
 
 

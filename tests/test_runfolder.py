@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_kernel import runfolder
-from codex_kernel.errors import InputError, LockedError, StorageError
+from codex_kernel.errors import CodexError, InputError, LockedError, StorageError
 from codex_kernel.runfolder import RunFolder
 
 
@@ -72,6 +75,80 @@ def test_an_exact_folder_must_be_new_or_empty(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="is not empty and holds no run"):
         runfolder.create(tmp_path, "toy", tmp_path, exactly=tmp_path / "other")
+
+
+def test_of_many_that_make_one_folder_at_the_same_instant_one_succeeds(tmp_path: Path) -> None:
+    """The others are told that the folder is in use or holds a run; none writes over the first."""
+    for trial in range(10):
+        exact, together = tmp_path / str(trial), threading.Barrier(6)
+
+        def make(exact: Path = exact, together: threading.Barrier = together) -> RunFolder | CodexError:
+            together.wait()
+            try:
+                return runfolder.create(tmp_path, "toy", tmp_path, exactly=exact)
+            except (InputError, LockedError) as error:
+                return error
+
+        with ThreadPoolExecutor(6) as threads:
+            made = [thread.result() for thread in [threads.submit(make) for _ in range(6)]]
+        (winner,) = (one for one in made if isinstance(one, RunFolder))
+        assert runfolder.open_run(exact) == winner
+        for loser in made:
+            if isinstance(loser, CodexError):
+                assert "holds a run already" in loser.message or "is in use by" in loser.message
+
+
+def test_a_folder_with_other_files_gets_no_lock_file(tmp_path: Path) -> None:
+    """What is refused is not touched."""
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        runfolder.create(tmp_path, "toy", tmp_path, exactly=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_another_process_is_about_to_use_is_refused(tmp_path: Path) -> None:
+    """Between the other's lock and its run.json, too."""
+    exact = tmp_path / "here"
+    exact.mkdir()
+    with (
+        RunFolder(exact, "r1", "toy", tmp_path).locked(),
+        pytest.raises(LockedError, match=f"is in use by process {os.getpid()} on"),
+    ):
+        runfolder.create(tmp_path, "toy", tmp_path, exactly=exact)
+
+
+def test_a_damaged_run_is_told_apart_and_hides_no_other(tmp_path: Path) -> None:
+    """It is found only where it is the one that is named, and then it is said what is wrong with it."""
+    folder, runs = new(tmp_path), tmp_path / "runs"
+    for name in ("20200101-000000-aa00", "29990101-000000-aa00"):
+        broken = runs / "toy" / name
+        broken.mkdir()
+        (broken / "run.json").write_text("")
+    assert runfolder.list_runs(runs) == [folder]
+    assert [damaged.path.name for damaged in runfolder.survey(runs)[1]] == [
+        "20200101-000000-aa00",
+        "29990101-000000-aa00",
+    ]
+    for word in (folder.run_id, "toy"):
+        assert runfolder.find(runs, word) == folder
+    for word in ("29990101-000000-aa00", "2999", str(runs / "toy" / "29990101-000000-aa00")):
+        with pytest.raises(InputError, match=r"29990101-000000-aa00/run\.json cannot be read"):
+            runfolder.find(runs, word)
+
+
+def test_an_empty_name_means_no_run(tmp_path: Path) -> None:
+    """An empty variable of a script must not choose a run."""
+    new(tmp_path)
+    with pytest.raises(InputError, match="no run is named"):
+        runfolder.find(tmp_path / "runs", "")
+
+
+def test_text_that_is_no_unicode_is_written_and_read_back(tmp_path: Path) -> None:
+    """A path may hold any bytes."""
+    folder = runfolder.create(tmp_path / "r\udcff", "toy", tmp_path / "b\udcff")
+    assert runfolder.open_run(folder.path) == folder
+    runfolder.write_json(tmp_path / "x.json", {"é\udcff": "\ud800"})
+    assert runfolder.read_json(tmp_path / "x.json") == {"é\udcff": "\ud800"}
 
 
 HOLD = """
@@ -145,4 +222,7 @@ def test_a_json_file_that_is_damaged_is_named(tmp_path: Path) -> None:
     assert runfolder.read_json(tmp_path / "outcome.json") is None
     (tmp_path / "outcome.json").write_text('{"status": "compl')
     with pytest.raises(InputError, match=r"outcome\.json cannot be read"):
+        runfolder.read_json(tmp_path / "outcome.json")
+    (tmp_path / "outcome.json").write_text("[]")
+    with pytest.raises(InputError, match=r"outcome\.json cannot be read: expected an object"):
         runfolder.read_json(tmp_path / "outcome.json")

@@ -12,6 +12,8 @@ from codex_kernel.cli.terminal import duration, json_option, print_json, print_t
 if TYPE_CHECKING:
     from codex_kernel.runfolder import RunFolder
 
+DAMAGED = "damaged"
+
 
 @click.group()
 def runs() -> None:
@@ -23,9 +25,15 @@ def runs() -> None:
 @json_option
 def list_(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
     """List the runs below the runs folder, oldest first."""
-    from codex_kernel.runfolder import list_runs
+    from codex_kernel.runfolder import survey
 
-    rows = [_row(folder) for folder in list_runs(runs)]
+    found, unreadable = survey(runs)
+    rows = [_row_or_damage(folder) for folder in found]
+    rows += [_damaged(one.path.parent.name, one.path.name, one.path, one.reason) for one in unreadable]
+    rows.sort(key=lambda row: row["run_id"])
+    for row in rows:
+        if row["status"] == DAMAGED:
+            click.echo(f"warning: {row['reason']}", err=True)
     if as_json:
         print_json({"schema_version": 1, "runs": rows})
         return
@@ -37,8 +45,8 @@ def list_(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by 
             row["name"],
             row["run_id"],
             row["status"],
-            f"{row['steps']:,}",
-            f"{row['tokens']:,}",
+            "" if row["steps"] is None else f"{row['steps']:,}",
+            "" if row["tokens"] is None else f"{row['tokens']:,}",
             "" if row["validation_loss"] is None else f"{row['validation_loss']:.4f}",
             "" if row["seconds"] is None else duration(row["seconds"]),
         )
@@ -104,8 +112,37 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
 
 
+def _row_or_damage(folder: RunFolder) -> dict[str, Any]:
+    """Return what a list says of a run: one that is damaged must not hide the others."""
+    from codex_kernel.errors import InputError
+
+    try:
+        return _row(folder)
+    except InputError as error:
+        return _damaged(folder.name, folder.run_id, folder.path, error.message)
+
+
+def _damaged(name: str, run_id: str, path: Path, reason: str) -> dict[str, Any]:
+    """Return what a list says of a run that cannot be read."""
+    unknown = dict.fromkeys(("steps", "tokens", "validation_loss", "seconds", "checkpoint"))
+    about = {"name": name, "run_id": run_id, "path": str(path.absolute())}
+    return {**about, "status": DAMAGED, "reason": reason, **unknown}
+
+
 def _row(folder: RunFolder) -> dict[str, Any]:
-    """Return what a list says of a run; a run without an outcome runs still, or was killed."""
+    """Return what is known of a run; raise InputError where its files lack something or cannot be read."""
+    from codex_kernel.errors import InputError
+
+    try:
+        return _read_row(folder)
+    except KeyError as error:
+        raise InputError(f"{folder.path}: its outcome, or a record of its metrics, has no {error}") from error
+    except OSError as error:
+        raise InputError(f"{folder.path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_row(folder: RunFolder) -> dict[str, Any]:
+    """Return what is known of a run; a run without an outcome runs still, or was killed."""
     from codex_kernel import metrics
     from codex_kernel.runfolder import read_json
 
