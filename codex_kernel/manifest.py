@@ -21,7 +21,8 @@ from codex_kernel.option_types import did_you_mean
 from codex_kernel.options import option
 from codex_kernel.overrides import KERNEL_KEYS, SECTIONS
 from codex_kernel.structure import structure, unstructure
-from codex_kernel.yaml_reader import Node, child_path, in_file_order, read_file, shown
+from codex_kernel.yaml_reader import Node, child_path, in_file_order, read, shown
+from codex_kernel.yaml_text import read_bytes
 
 T = TypeVar("T")
 
@@ -78,7 +79,8 @@ class Manifest:
     """A whole manifest, its overrides applied, its plugins not yet looked for.
 
     Without problems, only `adapters` and `loggers` may be empty; a field is None where its section is missing or wrong,
-    which then is among the problems. `root` is the text it was made from.
+    which then is among the problems. `root` is the tree it was made from, `text` the file as it was
+    read, without overrides.
     """
 
     name: str | None
@@ -93,6 +95,7 @@ class Manifest:
     loggers: tuple[Section, ...]
     evaluate: Evaluate | None
     root: Node = field(repr=False)
+    text: bytes = field(repr=False, eq=False)
 
     def sections(self) -> Iterator[Section]:
         """Yield the plugins, in the order in which a run calls for them."""
@@ -116,12 +119,15 @@ def load(
     raised always, with the faults of all files.
     """
     found: list[Problem] = []
-    roots = list(_read_files((path, *override_files), found))
+    texts, roots = [], []
+    for text, tree in _read_files((path, *override_files), found):
+        texts.append(text)
+        roots.append(tree)
     parsed = list(_parse_sets(sets, found))
     if len(roots) <= len(override_files):
         raise ManifestError(found)
     root = functools.reduce(overrides.merge, roots)
-    manifest = parse(overrides.apply(root, parsed, found), found)
+    manifest = parse(overrides.apply(root, parsed, found), found, texts[0])
     if problems is None and found:
         raise ManifestError(in_file_order(found))
     if problems is not None:
@@ -129,10 +135,11 @@ def load(
     return manifest
 
 
-def _read_files(paths: Iterable[Path], problems: list[Problem]) -> Iterator[Node]:
+def _read_files(paths: Iterable[Path], problems: list[Problem]) -> Iterator[tuple[bytes, Node]]:
     for path in paths:
         try:
-            yield read_file(path)
+            text = read_bytes(path)  # once: a pipe has no second time, and a file may be edited in between
+            yield text, read(text, str(path))
         except ManifestError as error:
             problems.extend(error.problems)
 
@@ -186,7 +193,7 @@ _LIST_KINDS = {"adapters": "adapter", "loggers": "logger"}
 _KEYS = (*SECTIONS, *_LIST_KINDS, "data", "evaluate")
 
 
-def parse(root: Node, problems: list[Problem]) -> Manifest:
+def parse(root: Node, problems: list[Problem], text: bytes = b"") -> Manifest:
     """Make the manifest of a tree; add all that is wrong to `problems`, whatever the plugins' own options are."""
     run = structure(RunOptions, root, "$", problems, known=_KEYS)
     lists = {
@@ -206,6 +213,7 @@ def parse(root: Node, problems: list[Problem]) -> Manifest:
         loggers=loggers,
         evaluate=_evaluate(root, problems),
         root=root,
+        text=text,
     )
 
 

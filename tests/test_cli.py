@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from codex_kernel import metrics
+from codex_kernel import metrics, runfolder
 from codex_kernel._version import __version__
 from codex_kernel.cli import SECTIONS, codex
 from codex_kernel.runfolder import RunFolder, list_runs
@@ -220,6 +222,101 @@ def test_runs_are_listed_and_shown(workplace: Workplace) -> None:
     assert json.loads(workplace.codex("runs", "show", row["run_id"], "--json").out)["schema_version"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("run.json", "", "run.json cannot be read"),
+        ("run.json", '{"schema": 99}', "was written by a newer codex"),
+        ("metrics.ndjson", "nonsense\n", "metrics.ndjson:1: not a JSON record"),
+        ("metrics.ndjson", '{"step": 1, "spl\n{"step": 2}\n', "metrics.ndjson:1: not a JSON record"),
+        ("metrics.ndjson", '{"step": 1, "tokens": 2}\n', "has no 'split'"),
+        ("outcome.json", '{"status": "completed"}', "has no 'reason'"),
+        ("outcome.json", "[]", "outcome.json cannot be read"),
+    ],
+)
+def test_a_damaged_run_is_listed_as_such_and_hides_no_other(
+    workplace: Workplace, name: str, text: str, reason: str
+) -> None:
+    """One line with the status `damaged`, its reason once on standard error, and exit code 0."""
+    good, bad = (runfolder.create(workplace.folder / "runs", name, workplace.folder) for name in "ab")
+    (bad.path / name).write_text(text)
+    said = workplace.codex("runs", "list", "--json")
+    assert said.code == 0, said.err
+    rows = {row["run_id"]: row for row in json.loads(said.out)["runs"]}
+    assert {run_id: row["status"] for run_id, row in rows.items()} == {
+        good.run_id: "interrupted",
+        bad.run_id: "damaged",
+    }
+    assert reason in rows[bad.run_id]["reason"]
+    assert said.err.count(reason) == 1
+    assert said.err.startswith("warning: ")
+    table = workplace.codex("runs", "list")
+    assert (table.code, "damaged" in table.out) == (0, True)
+    assert workplace.codex("runs", "show", good.run_id).code == 0
+    shown = workplace.codex("runs", "show", str(bad.path))
+    assert (shown.code, reason in shown.err) == (2, True)
+
+
+def test_the_manifest_that_was_read_is_the_one_that_is_recorded(workplace: Workplace) -> None:
+    """A manifest that can be read only once, from a pipe, is in the run folder whole."""
+    text = (workplace.folder / "toy.yaml").read_bytes()
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.quote(sys.executable)} -m codex_kernel run <(cat toy.yaml)"],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert only_run(workplace).manifest.read_bytes() == text
+
+
+def test_file_names_that_are_not_utf8_are_recorded_as_they_are(workplace: Workplace) -> None:
+    """A manifest, an override file and a run folder may be called anything that the file system takes."""
+    names = [os.fsdecode(name) for name in (b"t\xff.yaml", b"o\xff.yaml", b"r\xff")]
+    workplace.write(names[0], (workplace.folder / "toy.yaml").read_text())
+    workplace.write(names[1], "seed: 3\n")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "codex_kernel",
+            "run",
+            names[0],
+            "--override-file",
+            names[1],
+            "--run-dir",
+            names[2],
+        ],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"codex resume r\xff\n" in done.stdout
+    folder = workplace.folder / names[2]
+    command = json.loads((folder / "environment.json").read_text())["command"]
+    assert [word for word in command if "\udcff" in word] == names
+    assert json.loads((folder / "outcome.json").read_text())["status"] == "completed"
+
+
+def test_a_prompt_that_is_not_utf8_is_refused(workplace: Workplace) -> None:
+    """From standard input and as an argument."""
+    assert workplace.codex("run", "toy.yaml").code == 0
+    for prompt in ("-", os.fsdecode(b"def \xff")):
+        done = subprocess.run(
+            [sys.executable, "-m", "codex_kernel", "generate", "toy", "--prompt", prompt],
+            cwd=workplace.folder,
+            env=workplace.environment(),
+            input=b"def \xff",
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, b"the prompt is not UTF-8" in done.stderr) == (2, True), done.stderr
+
+
 def test_plan_counts_and_times_without_leaving_a_run(workplace: Workplace) -> None:
     """Parameters, memory, steps, data and time; nothing but the cache is written."""
     said = workplace.codex("plan", "toy.yaml")
@@ -325,6 +422,7 @@ def test_the_table_of_commands_has_the_commands(workplace: Workplace) -> None:
         (("run",), "Missing argument 'MANIFEST'"),
         (("run", "toy.yaml", "--sett", "a=1"), "No such option"),
         (("generate", "toy"), "Missing option '--prompt'"),
+        (("resume", ""), "no run is named"),
         (("resume", "nothing"), "no run 'nothing'"),
         (("runs", "show", "site"), "no run 'site'"),
         (("run", "toy.yaml", "--run-dir", "site"), "is not empty and holds no run"),

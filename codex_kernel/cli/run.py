@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from codex_kernel.cli.manifests import make_plan, manifest_arguments
-from codex_kernel.cli.terminal import cache_folder, runs_option
+from codex_kernel.cli.terminal import cache_folder, runs_option, unicode
 
 
 @click.command(
@@ -40,8 +40,11 @@ def run(
     from codex_kernel.cli.summary import print_summary
 
     folder = runfolder.create(runs, plan.name, Path.cwd(), exactly=run_dir)
-    overrides = [*(f"--override-file {file}" for file in override_files), *(f"--set {text}" for text in sets)]
-    how = execute.Start(manifest.read_bytes(), overrides, sys.argv)
+    overrides = [
+        *(f"--override-file {unicode(file)}" for file in override_files),
+        *(f"--set {text}" for text in sets),
+    ]
+    how = execute.Start(plan.manifest.text, overrides, sys.argv)
     outcome = execute.start(plan, hooks, folder, cache_folder(), how)
     print_summary(folder, outcome)
     return outcome.exit_code

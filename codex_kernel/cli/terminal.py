@@ -5,6 +5,7 @@ One rule: standard output is data, standard error is talk.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ def cache_folder() -> Path:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print a JSON object for programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(unicode(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
@@ -83,11 +84,27 @@ def size(count: float) -> str:
 def read_prompt(text: str) -> str:
     """Return the prompt itself, or standard input for `-`."""
     if text != "-":
+        if unicode(text) != text:
+            raise _not_utf8(f"got {text!r}")
         return text
-    prompt = sys.stdin.read()
+    try:
+        prompt = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8").read()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(
+            f"byte {error.start + 1} of standard input is 0x{error.object[error.start]:02x}"
+        ) from None
     if not prompt:
         raise InputError(
             "standard input has no prompt",
             remedy='pass --prompt TEXT, or pipe it: echo "def " | codex generate …',
         )
     return prompt
+
+
+def unicode(text: object) -> str:
+    r"""Return text that can be written anywhere: of a path, a byte that is not UTF-8 becomes `\udcxx`, as in JSON."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def _not_utf8(got: str) -> InputError:
+    return InputError(f"the prompt is not UTF-8: {got}", remedy="convert it: iconv -t UTF-8")
