@@ -67,12 +67,6 @@ class NdjsonFile:
             os.ftruncate(self._file.fileno(), before)
             raise
 
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        with self._lock:
-            return os.fstat(self._file.fileno()).st_size
-
     def durable_size(self) -> int:
         """Bring the records to disk and return how many bytes they are; raise StorageError where that fails."""
         with storage_errors(self.path), self._lock:

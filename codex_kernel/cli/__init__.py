@@ -92,10 +92,6 @@ def main(arguments: list[str]) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`codex runs list | head`); nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:  # noqa: BLE001 - the last place where an error can be explained
         from codex_kernel.errors import CodexError
 
