@@ -6,7 +6,6 @@ One rule: `--help` costs click and this table; a command's module is imported wh
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
