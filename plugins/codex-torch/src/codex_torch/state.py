@@ -5,13 +5,13 @@ One rule: it is plain data without pickle, and what is put back gives the same b
     model/…                  the weights and configuration, in the format of the model's own library
     optimizer.safetensors    `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, `step/<parameter>`
     rng.safetensors, .json   the random generators: torch's as bytes, Python's and numpy's as numbers
-    trainer.json             position, sums, fingerprints, and the options that decide the curve
+    trainer.json             position, sums, fingerprints, the options that decide the curve, the trained parameters
     report.json              what the reporter needs to rewind the metrics
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,7 +118,12 @@ def capture(trained: Trained, totals: Totals, identity: Identity, run: RunContex
         values={
             **model.values,
             "rng.json": generators.values,
-            "trainer.json": {"format": FORMAT, **asdict(totals), **asdict(identity)},
+            "trainer.json": {
+                "format": FORMAT,
+                **asdict(totals),
+                **asdict(identity),
+                "trained": trained.names(),
+            },
             "report.json": dict(run.report.state_dict()),
         },
         files=model.files,
@@ -139,7 +144,7 @@ def restore(state: CheckpointState, trained: Trained, identity: Identity, run: R
     _compare(saved, identity, run)
     weights.check_config(trained.model, state, run.report)
     weights.load(trained.model, state)
-    _restore_optimizer(trained, state.tensors["optimizer.safetensors"])
+    _restore_optimizer(trained, state.tensors["optimizer.safetensors"], saved.get("trained"))
     rng.restore(rng.RngState(state.tensors["rng.safetensors"], state.values["rng.json"]))
     run.report.load_state_dict(state.values["report.json"])
     return Totals(
@@ -183,22 +188,34 @@ def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
     }
 
 
-def _restore_optimizer(trained: Trained, tensors: Mapping[str, Tensor]) -> None:
-    index_of = {name: index for index, name in enumerate(trained.names())}
-    states: dict[int, dict[str, Tensor]] = {}
+def _restore_optimizer(trained: Trained, tensors: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
+    """Put the optimizer's state back; a parameter that never had a gradient has none.
+
+    `names` are the parameters that the checkpoint trained, None where it does not say: then those with a state.
+    """
+    by_name: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         key, name = full_name.split("/", maxsplit=1)
-        if name not in index_of:
-            raise InputError(
-                f"the checkpoint trained {name}, which this run does not train",
-                remedy="use the model and the adapters that it was saved with",
-            )
         # The optimizer keeps what it is given and changes it in place: a checkpoint may be read twice.
-        states.setdefault(index_of[name], {})[key] = tensor.clone()
-    if states and (missing := [name for name, index in index_of.items() if index not in states]):
-        raise InputError(
-            f"the checkpoint did not train {missing[0]} ({len(missing)} in all), which this run trains",
-            remedy="use the model and the adapters that it was saved with",
-        )
+        by_name.setdefault(name, {})[key] = tensor.clone()
+    index_of = {name: index for index, name in enumerate(trained.names())}
+    _compare_trained(list(by_name) if names is None else names, index_of)
+    states = {index_of[name]: state for name, state in by_name.items()}
     groups = trained.optimizer.state_dict()["param_groups"]
     trained.optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _compare_trained(before: Sequence[str], now: Mapping[str, int]) -> None:
+    """Raise InputError where the checkpoint trained other parameters; `before` is empty where it does not say."""
+    remedy = "use the model and the adapters that it was saved with"
+    known = set(before)
+    if gone := [name for name in before if name not in now]:
+        raise InputError(
+            f"the checkpoint trained {gone[0]} ({len(gone)} in all), which this run does not train",
+            remedy=remedy,
+        )
+    if before and (missing := [name for name in now if name not in known]):
+        raise InputError(
+            f"the checkpoint did not train {missing[0]} ({len(missing)} in all), which this run trains",
+            remedy=remedy,
+        )
