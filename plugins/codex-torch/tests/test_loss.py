@@ -79,6 +79,33 @@ def test_in_bf16_the_sum_keeps_its_digits(gradient):
     assert float(loss.detach()) == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.parametrize("gradient", [True, False])
+def test_under_autocast_the_head_is_multiplied_in_its_precision(gradient):
+    """Chunk by chunk the head is multiplied in bf16, as where the model applies it, and the loss is the same."""
+    products = set()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            factors = [t for t in args if isinstance(t, torch.Tensor) and t.is_floating_point()]
+            if len(factors) > 1 and any(LARGE in factor.shape for factor in factors):
+                products.update(factor.dtype for factor in factors)
+            return func(*args, **(kwargs or {}))
+
+    chunks, plain = headed(), headed()
+    with torch.set_grad_enabled(gradient), torch.autocast("cpu", dtype=torch.bfloat16):
+        with Watch():
+            loss = loss_sum(chunks, *inputs())
+        expected = reference(plain, *inputs())
+    assert products == {torch.bfloat16}
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-3)
+    if gradient:
+        loss.backward()
+        expected.backward()
+        for mine, theirs in zip(chunks.parameters(), plain.parameters(), strict=True):
+            assert mine.grad.dtype == torch.float32
+            assert (mine.grad - theirs.grad).norm() <= 2e-2 * theirs.grad.norm()
+
+
 def test_the_threshold_is_as_documented():
     """Chunks are used from the measured vocabulary on, for more tokens than one chunk, by models that can."""
     assert chunked(headed(), CHUNK_TOKENS + 1)

@@ -46,9 +46,12 @@ def loss_sum(
         head = cast("HiddenStates", model)
         hidden_BTD: Tensor = head.hidden(input_ids_BT, position_ids_BT, document_ids_BT)
         hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+        device_type = hidden_ND.device.type
+        if torch.is_autocast_enabled(device_type):  # as where the model applies its head
+            hidden_ND = hidden_ND.to(torch.get_autocast_dtype(device_type))
         weight_VD: Tensor = head.head_weight().to(hidden_ND.dtype)
         # Both are of one dtype already; autocast would change one of them.
-        with torch.autocast(hidden_ND.device.type, enabled=False):
+        with torch.autocast(device_type, enabled=False):
             if not torch.is_grad_enabled():
                 return _summed_by_chunks(hidden_ND, weight_VD, targets_N)
             return _linear_cross_entropy(hidden_ND, weight_VD, targets_N)
