@@ -162,6 +162,13 @@ def test_something_is_always_drawn(logits, top_k, top_p):
     assert logits[chosen] >= sorted(logits, reverse=True)[:top_k][-1]
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 5e-324])
+def test_a_temperature_near_zero_draws_the_likeliest(temperature):
+    """However small the temperature, what it makes infinite is only unlikely."""
+    assert set(draws([-50.0, 7.0, 6.999, 3e4, 2e4], temperature=temperature, top_p=0.9)) == {3}
+    assert set(draws([1.0, -1.0, 1.0], temperature=temperature)) == {0, 2}
+
+
 def test_logits_that_are_not_finite_are_an_error():
     """A spoiled model does not give text."""
     with pytest.raises(NonFiniteError, match="logits are not finite"):

@@ -75,8 +75,10 @@ def choose(logits_V: Tensor, request: GenerateRequest, generator: torch.Generato
     if request.temperature == 0:
         return int(logits_V.argmax())
     # Always in order: top_k and top_p then only cut the end off.
-    sorted_V, order_V = (logits_V / request.temperature).sort(descending=True, stable=True)
-    probabilities_V = sorted_V[: request.top_k].softmax(dim=-1)
+    sorted_V, order_V = logits_V.sort(descending=True, stable=True)
+    # A temperature near 0 is none in fp32, and makes logits infinite; below the likeliest they may be.
+    scaled_V = ((sorted_V - sorted_V[0]).double() / request.temperature).float()
+    probabilities_V = scaled_V[: request.top_k].softmax(dim=-1)
     if request.top_p is not None:
         before_V = probabilities_V.cumsum(dim=-1) - probabilities_V
         probabilities_V = probabilities_V * (before_V < request.top_p)
