@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_kernel import BatchTokenizer, InputError, SavedTokenizer, StorageError
+from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer, StorageError
 from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import make_run
 from codex_spm.tokenizer import SentencePieceTokenizer
-from codex_spm.training import Counts, sentences
+from codex_spm.training import Counts, check_symbols, sentences
 from codex_spm.vocabulary import PROBES, Vocabulary, open_model
 
 
@@ -224,6 +224,22 @@ def test_symbols_of_the_user_are_one_token(tmp_path):
     assert tokenizer.decode(ids) == "a<|fim_prefix|>b"
 
 
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_every_symbol_that_is_accepted_is_one_token(tmp_path, model_type):
+    """Symbols that look reserved, hold separators of lists, or are parts of one another are one token each."""
+    symbols = ("<s>", "<pad>", "<0x4a>", "a,b", 'q"q', "def", "<|x", "<|x|>", "\u200b", "é")
+    tokenizer = train(tmp_path, corpus(), model_type=model_type, vocab_size=345, user_defined_symbols=symbols)
+    assert [len(tokenizer.encode(symbol)) for symbol in symbols] == [1] * len(symbols)
+    text = "\u2581".join(symbols)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_symbol_that_is_not_one_token_is_an_error():
+    """What training makes of a symbol is looked at, not assumed."""
+    with pytest.raises(PluginError, match=r"expected '<another>' to be one token, got [0-9]+"):
+        check_symbols(vocabulary("bpe"), ["<another>"])
+
+
 def test_a_foreign_model_with_a_dummy_prefix_loses_nothing(tmp_path):
     """A Llama-style model file puts a space before each text; text, U+2581 included, still comes back."""
     (tmp_path / "other.model").write_bytes(trained_model())
@@ -299,6 +315,14 @@ def test_preflight_names_the_missing_file(tmp_path):
         {"character_coverage": 1.5},
         {"user_defined_symbols": ("a\nb",)},
         {"user_defined_symbols": ("",)},
+        {"user_defined_symbols": ("two words",)},
+        {"user_defined_symbols": ("a\u3000b",)},
+        {"user_defined_symbols": ("<unk>",)},
+        {"user_defined_symbols": ("</s>",)},
+        {"user_defined_symbols": ("<ok>", "<0x4A>")},
+        {"user_defined_symbols": ("\ue000",)},
+        {"user_defined_symbols": ("a\u2581b",)},
+        {"user_defined_symbols": ("a\ud800",)},
         {"user_defined_symbols": ("<a>", "<a>")},
     ],
 )

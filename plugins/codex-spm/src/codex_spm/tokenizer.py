@@ -5,8 +5,10 @@ One rule: no vocabulary leaves this module before it has given back every probe 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import fields, frozen
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from codex_spm.vocabulary import Vocabulary
 
 _SYMBOL_LIMIT = 512  # no token that a person wants is longer, and SentencePiece does not say why it fails
+_RESERVED = re.compile("<unk>|</s>|<0x[0-9A-F]{2}>")  # the names of the fixed pieces
 _TRAINING_ONLY = (
     "vocab_size",
     "model_type",
@@ -62,6 +65,23 @@ class SentencePieceTokenizer:
         None, help="Piece of a loaded model that ends a text, where the model itself names none."
     )
 
+    @user_defined_symbols.validator
+    def _check_symbols(self, _attribute: object, symbols: Any) -> None:
+        """Raise ValueError for a symbol that SentencePiece could not keep as one piece beside its own."""
+        for symbol in symbols:
+            if not symbol or len(symbol) > _SYMBOL_LIMIT or not all(map(_may_stand_in_a_symbol, symbol)):
+                raise ValueError(
+                    f"expected user_defined_symbols of 1 to {_SYMBOL_LIMIT} characters, without white space, NUL, "
+                    f"U+2581, U+2585, surrogates and private-use characters, got {symbol!r}"
+                )
+            if _RESERVED.fullmatch(symbol):
+                raise ValueError(
+                    "expected user_defined_symbols other than <unk>, </s> and the bytes <0x00> to <0xFF>, "
+                    f"got {symbol!r}"
+                )
+        if len(set(symbols)) != len(symbols):
+            raise ValueError("expected each of user_defined_symbols once")
+
     def __attrs_post_init__(self) -> None:
         """Raise ValueError where one option makes another meaningless, so that none is left unread."""
         if self.path is None:
@@ -76,14 +96,6 @@ class SentencePieceTokenizer:
         for name in ("sha256", "eos_piece"):
             if getattr(self, name) is not None:
                 raise ValueError(f"expected path beside {name}: it speaks of a loaded model")
-        for symbol in self.user_defined_symbols:
-            if not symbol or len(symbol) > _SYMBOL_LIMIT or set(symbol) & set("\0\n\t\u2581\u2585"):
-                raise ValueError(
-                    f"expected user_defined_symbols of 1 to {_SYMBOL_LIMIT} characters, without newline, tab, NUL, "
-                    f"U+2581 and U+2585, got {symbol!r}"
-                )
-        if len(set(self.user_defined_symbols)) != len(self.user_defined_symbols):
-            raise ValueError("expected each of user_defined_symbols once")
 
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:
@@ -112,3 +124,12 @@ class SentencePieceTokenizer:
         from codex_spm import vocabulary
 
         return vocabulary.load_file(path, sha256=self.sha256, eos_piece=self.eos_piece)
+
+
+def _may_stand_in_a_symbol(character: str) -> bool:
+    """Say whether a character is none that parts pieces, or that a vocabulary needs for itself (see `vocabulary`)."""
+    return not (
+        character.isspace()
+        or character in "\0\u2581\u2585"
+        or unicodedata.category(character) in ("Co", "Cs")  # private use, surrogate
+    )

@@ -70,6 +70,7 @@ def train(options: SentencePieceTokenizer, corpus: CorpusText, report: Reporter)
         _run_trainer(options, sentences(corpus, options.max_line_bytes, counts)), origin="trained tokenizer"
     )
     check_round_trip(vocabulary, PROBES, origin="trained tokenizer", error=PluginError)
+    check_symbols(vocabulary, options.user_defined_symbols)
     report.activity("train tokenizer", counts.documents, counts.documents, "documents")
     report.event(
         "tokenizer_trained",
@@ -86,6 +87,16 @@ def train(options: SentencePieceTokenizer, corpus: CorpusText, report: Reporter)
             "and were cut for training (max_line_bytes); no text was left out"
         )
     return vocabulary
+
+
+def check_symbols(vocabulary: Vocabulary, symbols: Iterable[str]) -> None:
+    """Raise PluginError for the first symbol that is not one token."""
+    for symbol in symbols:
+        if (tokens := len(vocabulary.encode(symbol))) != 1:
+            raise PluginError(
+                f"tokenizer.user_defined_symbols: expected {symbol!r} to be one token, got {tokens}",
+                remedy="leave that symbol out, or write it another way",
+            )
 
 
 def sentences(corpus: Iterable[str], limit: int, counts: Counts) -> Iterator[str]:
