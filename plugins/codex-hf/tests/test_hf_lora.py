@@ -184,6 +184,9 @@ def test_a_target_that_matches_nothing_names_the_layers(tmp_path):
             adapt(base_model(tmp_path), LoRA(target_modules=wrong), make_run(tmp_path))
     with pytest.raises(InputError, match="modules_to_save: no layer is named head"):
         adapt(base_model(tmp_path), LoRA(modules_to_save=["head"]), make_run(tmp_path))
+    with pytest.raises(InputError, match="exclude_modules: no layer is named o_porj") as caught:
+        adapt(base_model(tmp_path), LoRA(exclude_modules=["o_porj"]), make_run(tmp_path))
+    assert str(caught.value.remedy).startswith("set exclude_modules; ")
 
 
 def test_nothing_left_to_adapt_is_an_error(tmp_path):

