@@ -238,3 +238,36 @@ def test_a_plain_module_needs_targets(tmp_path):
 def test_an_adapted_head_is_not_claimed(tmp_path, options):
     """A head that is adapted or trained whole is more than its weight, so hidden states are not offered."""
     assert not isinstance(adapt(PlainModel(), LoRA(**options), make_run(tmp_path)), HiddenStates)
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_embedding_rows_must_be_trained(tmp_path, tied):
+    """Rows that resize_embeddings added are trained and kept, or the run does not start."""
+    run = make_run(tmp_path)
+    small = base_model(tmp_path, tie_word_embeddings=tied)
+    with loading.quiet():
+        small.transformer.save_pretrained(tmp_path / "small")
+
+    def resized() -> Any:
+        plugin = HFCausalLM(path=Path("small"), resize_embeddings=True)
+        return plugin.codex_model(run, ToyTokenizer(vocab_size=60), materialize=True)
+
+    for saved, left in ((None, "model.embed_tokens, lm_head"), (["embed_tokens"], "lm_head")):
+        with pytest.raises(InputError, match=f"12 new rows of {left} random") as caught:
+            adapt(resized(), LoRA(target_modules=["q_proj"], modules_to_save=saved), run)
+        assert "modules_to_save: [embed_tokens, lm_head]" in str(caught.value.remedy)
+    options = LoRA(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    model = adapt(resized(), options, run)
+    kept = [name for name, tensor in model.weights().items() if tensor.shape[0] == 60]
+    assert len(kept) == 2
+    assert adapt(small, LoRA(target_modules=["q_proj"]), run).weights()
+
+
+def test_layers_trained_whole_need_float32(tmp_path):
+    """Over a bfloat16 base, modules_to_save is refused with the option that mends it."""
+    run = make_run(tmp_path)
+    base = HFCausalLM(config=LLAMA, param_dtype="bfloat16").codex_model(run, ToyTokenizer(), materialize=True)
+    with pytest.raises(InputError, match="needs a model in float32, got bfloat16") as caught:
+        adapt(base, LoRA(target_modules=["q_proj"], modules_to_save=["lm_head"]), run)
+    assert "param_dtype: float32" in str(caught.value.remedy)

@@ -90,8 +90,10 @@ class HFCausalLM(Source):
             transformer = loading.from_folder(folder, config, dtype, self.attention, run.report)
         else:
             transformer = loading.from_config(config, dtype, self.attention)
-        loading.fit_vocabulary(transformer, tokenizer.vocab_size, resize=self.resize_embeddings)
-        return wrap(transformer, self.described())
+        added = loading.fit_vocabulary(transformer, tokenizer.vocab_size, resize=self.resize_embeddings)
+        module = wrap(transformer, self.described())
+        module.random_rows = added
+        return module
 
     @hookimpl
     def codex_generate(

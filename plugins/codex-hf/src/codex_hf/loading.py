@@ -208,11 +208,14 @@ def _check_filled(folder: Path, info: Mapping[str, Any], report: Reporter) -> No
         report.event("weights_left_out", folder=str(folder), count=len(unused), first=unused[0])
 
 
-def fit_vocabulary(model: Any, vocab_size: int, *, resize: bool) -> None:
-    """Make sure that each token has an embedding row; raise InputError where not and `resize` is off."""
-    rows = model.get_input_embeddings().num_embeddings
+def fit_vocabulary(model: Any, vocab_size: int, *, resize: bool) -> int:
+    """Make sure that each token has an embedding row and return how many rows were added, with random values.
+
+    Raises InputError where rows are missing and `resize` is off.
+    """
+    rows: int = model.get_input_embeddings().num_embeddings
     if rows >= vocab_size:
-        return
+        return 0
     if not resize:
         raise InputError(
             f"the tokenizer has {vocab_size} tokens and the model {rows} embedding rows",
@@ -220,6 +223,7 @@ def fit_vocabulary(model: Any, vocab_size: int, *, resize: bool) -> None:
         )
     with quiet():
         model.resize_token_embeddings(vocab_size)
+    return vocab_size - rows
 
 
 @contextmanager

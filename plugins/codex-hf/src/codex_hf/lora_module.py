@@ -96,13 +96,16 @@ class LoRAModuleWithHead(LoRAModule):
 def adapt(model: Any, options: LoRA, run: RunContext) -> LoRAModule:
     """Put adapters into the model, in place, and freeze the rest.
 
-    Raises InputError where a target matches no layer, PluginError where the model is no torch module.
+    Raises InputError where a target matches no layer or a layer could not be trained, PluginError where the model is
+    no torch module.
     """
     if not isinstance(model, nn.Module):
         raise PluginError(f"adapter lora needs a torch.nn.Module, got {type(model).__name__}")
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise InputError("the model has adapters already", remedy="name lora once under adapters")
     inner = model.transformer if isinstance(model, HFModule) else model
+    _require_trained_rows(model, options)
+    _require_full_precision(inner, options)
     digest = _digest(inner.state_dict())
     head = model.head_weight() if isinstance(model, HiddenStates) else None
     config = _peft_config(inner, model, options, head)
@@ -170,13 +173,50 @@ def _require_matches(inner: nn.Module, option: str, wanted: list[str] | str | No
                 f"adapters: lora.{option}: {wanted!r} is no regular expression: {error}"
             ) from error
     else:
-        unmatched = [
-            want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)
-        ]
+        unmatched = [want for want in wanted if not any(_is_named(name, want) for name in names)]
     if unmatched:
         raise InputError(
             f"adapters: lora.{option}: no layer is named {', '.join(unmatched)}",
             remedy=_remedy(inner, option),
+        )
+
+
+def _is_named(name: str, wanted: str) -> bool:
+    """Whether PEFT takes `wanted` for the layer `name`: the whole of it or its end."""
+    return name == wanted or name.endswith(f".{wanted}")
+
+
+def _require_trained_rows(model: nn.Module, options: LoRA) -> None:
+    """Raise InputError where added embedding rows would stay random, and be others in every run.
+
+    A tied head needs its own name too: PEFT trains a copy of the embeddings and leaves the head the frozen ones.
+    """
+    if not isinstance(model, HFModule) or model.random_rows == 0:
+        return
+    inner = model.transformer
+    layers = (inner.get_input_embeddings(), inner.get_output_embeddings())
+    names = [name for name, layer in inner.named_modules() if any(layer is wanted for wanted in layers)]
+    saved = options.modules_to_save or []
+    left = [name for name in names if not any(_is_named(name, want) for want in saved)]
+    if left:
+        ends = ", ".join(name.rpartition(".")[2] for name in names)
+        raise InputError(
+            f"adapters: lora would leave {model.random_rows} new rows of {', '.join(left)} random: "
+            "they are frozen and not kept",
+            remedy=f"set modules_to_save: [{ends}], or use the model's own tokenizer",
+        )
+
+
+def _require_full_precision(inner: nn.Module, options: LoRA) -> None:
+    """Raise InputError where layers trained whole, which PEFT keeps in float32, would meet another precision."""
+    if not options.modules_to_save:
+        return
+    other = {p.dtype for p in inner.parameters() if p.is_floating_point()} - {torch.float32}
+    if other:
+        kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))
+        raise InputError(
+            f"adapters: lora.modules_to_save needs a model in float32, got {kinds}",
+            remedy="set param_dtype: float32 in the model section",
         )
 
 

@@ -39,6 +39,8 @@ class HFModule(nn.Module):
         self.transformer = transformer
         self.source = source
         """Where the weights came from, in words."""
+        self.random_rows = 0
+        """Embedding rows that were added to pretrained ones and hold random values."""
 
     def forward(
         self, input_ids_BT: torch.Tensor, position_ids_BT: torch.Tensor, document_ids_BT: torch.Tensor
