@@ -16,6 +16,7 @@ from codex_hf.causal_lm import HFCausalLM
 from codex_hf.lora import LoRA
 from codex_hf.lora_module import adapt
 from codex_hf.pretrained_tokenizer import HFTokenizer
+from codex_hf.source import Source, pretrained_folder
 from codex_kernel import CheckpointState, GenerateRequest
 from codex_kernel.testing.tokenizer import CORPUS, PROBES
 from codex_kernel.testing.toys import make_run
@@ -89,9 +90,37 @@ def test_a_gguf_file_is_converted_once(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(conversion, "_convert", None)
     model = HFCausalLM(path=Path("tiny.gguf")).codex_model(run, tokenizer, materialize=True)
     assert {tensor.dtype for tensor in model.weights().values()} == {torch.float32}
-    assert [path.name for path in (run.cache / "hf").iterdir()] == [conversion.sha256_of(file)]
+    assert [path.name for path in (run.cache / "hf").iterdir()] == [
+        conversion.folder_name(conversion.sha256_of(file))
+    ]
     assert [activity[1] for activity in run.report.activities] == [0, 1, 2]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("damage", ["changed byte", "cut", "missing", "no digests", "unreadable digests"])
+def test_a_damaged_conversion_is_made_again(tmp_path, damage):
+    """A converted folder whose files are not those that were written is a warning and is converted again."""
+    run = make_run(tmp_path)
+    make_gguf(tmp_path)
+    source = Source(path=Path("tiny.gguf"))
+    folder = pretrained_folder(source, run)
+    assert pretrained_folder(source, run) == folder
+    assert run.report.warnings == []
+    weights, digests = folder / "model.safetensors", folder / conversion.DIGESTS_FILE
+    content, record = weights.read_bytes(), digests.read_bytes()
+    if damage == "changed byte":
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "cut":
+        weights.write_bytes(content[:-1])
+    elif damage == "unreadable digests":
+        digests.write_text("[]")
+    else:
+        (weights if damage == "missing" else digests).unlink()
+    assert pretrained_folder(source, run) == folder
+    assert (weights.read_bytes(), digests.read_bytes()) == (content, record)
+    assert len(run.report.warnings) == 1
+    assert "is converted again" in run.report.warnings[0]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_plan_may_be_the_first_to_convert(tmp_path):

@@ -199,11 +199,11 @@ def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path, registry):
 def test_a_converted_file_is_used_without_its_source(tmp_path):
     """Once converted, neither the package nor the registry is needed."""
     run = make_run(tmp_path)
-    ready = run.cache / "hf" / DIGEST
+    ready = run.cache / "hf" / conversion.folder_name(DIGEST)
     ready.mkdir(parents=True)
+    (ready / conversion.DIGESTS_FILE).write_text("{}")
     source = Source(package="gone==1", package_sha256=DIGEST, member="x.gguf", sha256=DIGEST)
     assert pretrained_folder(source, run) == ready
-    assert conversion.converted(tmp_path / "gone.gguf", DIGEST, run.cache, run.report) == ready
 
 
 def test_the_hub_is_asked_for_the_commit_alone(tmp_path, monkeypatch):

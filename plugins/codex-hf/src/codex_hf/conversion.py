@@ -1,6 +1,7 @@
 """GGUF files, turned once into a folder in transformers' own format (20 s once, instead of at every start).
 
-One rule: the folder is named by the sha256 of the file and appears whole or not at all.
+One rule: the folder is named by the sha256 of the file and the version of transformers, appears whole or not at all,
+and is used only while its files are those that were written.
 """
 
 from __future__ import annotations
@@ -8,14 +9,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from codex_kernel import InputError, Reporter, StorageError
+
+DIGESTS_FILE = "codex_files.json"
+"""In a converted folder: size in bytes and sha256 of each other file."""
 
 
 def sha256_of(file: Path) -> str:
@@ -27,15 +33,25 @@ def sha256_of(file: Path) -> str:
         raise StorageError(f"cannot read {file}: {error}") from error
 
 
-def converted(file: Path, sha256: str, cache: Path, report: Reporter) -> Path:
+def folder_name(sha256: str) -> str:
+    """Return the name of a converted folder: another transformers may convert the same file differently."""
+    return f"{sha256}-transformers-{version('transformers')}"
+
+
+def converted(fetch: Callable[[], Path], sha256: str, cache: Path, report: Reporter) -> Path:
     """Return the folder with the file's weights (float32 safetensors), config and tokenizer, made on first use.
 
-    Raises InputError where transformers cannot read the file or it has another digest, StorageError where the cache
-    cannot be written.
+    The file is asked for only where it has to be converted: for the first time, or because the folder is damaged,
+    which is a warning. Raises InputError where transformers cannot read the file or it has another digest,
+    StorageError where the cache cannot be read or written.
     """
-    target = cache / "hf" / sha256
-    if target.is_dir():
+    target = cache / "hf" / folder_name(sha256)
+    damage = _damage(target) if target.is_dir() else None
+    if target.is_dir() and damage is None:
         return target
+    if damage is not None:
+        report.warning(f"the converted model {target} is damaged ({damage}); it is converted again")
+    file = fetch()
     if sha256_of(file) != sha256:
         raise InputError(
             f"{file} was damaged in the cache: expected sha256 {sha256}", remedy=f"delete {file.parent}"
@@ -43,13 +59,53 @@ def converted(file: Path, sha256: str, cache: Path, report: Reporter) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
-            made = Path(scratch) / sha256
+            made = Path(scratch) / target.name
             made.mkdir()
             _convert(file, made, report)
+            _write_digests(made)
+            if damage is not None:
+                target.rename(Path(scratch) / "damaged")
             _publish(made, target)
     except OSError as error:
         raise StorageError(f"cannot write the converted model to {target.parent}: {error}") from error
     return target
+
+
+def _write_digests(folder: Path) -> None:
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in sorted(folder.iterdir())
+    }
+    (folder / DIGESTS_FILE).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
+
+
+def _damage(folder: Path) -> str | None:
+    """Say which file of a converted folder is not what was written; None where all are."""
+    try:
+        files = json.loads((folder / DIGESTS_FILE).read_text(encoding="utf-8"))
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"it has no {DIGESTS_FILE}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{DIGESTS_FILE} is not what was written: {error!r}"
+    except OSError as error:
+        raise StorageError(f"cannot read {folder / DIGESTS_FILE}: {error}") from error
+    for name, (size, sha256) in expected.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        status = file.stat()
+        if status.st_size != size:
+            return f"{name} has {status.st_size} bytes, expected {size}"
+        if _known_digest(file, status.st_size, status.st_mtime_ns) != sha256:
+            return f"{name} has another sha256"
+    return None
+
+
+@functools.cache
+def _known_digest(file: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001 - they tell when to read again
+    """Return the digest of a file, read once while it does not change: tokenizer and model share a folder."""
+    return sha256_of(file)
 
 
 def _convert(file: Path, folder: Path, report: Reporter) -> None:

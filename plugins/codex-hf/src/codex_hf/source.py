@@ -7,6 +7,7 @@ not name.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from attrs import frozen
@@ -97,10 +98,8 @@ def pretrained_folder(source: Source, run: RunContext) -> Path:
         return _local_folder(source, run)
     if source.hub_id is not None:
         return _hub_folder(source, source.hub_id, run)
-    ready = run.cache / "hf" / str(source.sha256)
-    if ready.is_dir():
-        return ready
-    return converted(fetch_member(source, run.cache, run.report), str(source.sha256), run.cache, run.report)
+    fetch = partial(fetch_member, source, run.cache, run.report)
+    return converted(fetch, str(source.sha256), run.cache, run.report)
 
 
 def _local_folder(source: Source, run: RunContext) -> Path:
@@ -121,7 +120,7 @@ def _local_folder(source: Source, run: RunContext) -> Path:
     digest = sha256_of(path)
     if source.sha256 not in {None, digest}:
         raise InputError(f"{path} is another file: expected sha256 {source.sha256}, got {digest}")
-    return converted(path, digest, run.cache, run.report)
+    return converted(lambda: path, digest, run.cache, run.report)
 
 
 def _hub_folder(source: Source, hub_id: str, run: RunContext) -> Path:
