@@ -387,3 +387,24 @@ def test_generation_needs_the_models_own_checkpoint(tmp_path):
                 CheckpointState(tensors=tensors, values={}),
                 request(),
             )
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_a_block_longer_than_the_positions_is_refused(tmp_path, config):
+    """As many tokens as positions are computed; one more is an error, for logits, hidden states and shapes alone."""
+    limit = list(range(40))
+    for materialize in (True, False):
+        model = build(tmp_path, config={**config, "max_position_embeddings": 40}, materialize=materialize)
+        fits, longer = (
+            [tensor.to(model.transformer.device) for tensor in block(tokens)]
+            for tokens in (limit, [*limit, 1])
+        )
+        assert model(*fits).shape[1] == 40
+        for call in (model, model.hidden):
+            with pytest.raises(InputError, match=r"data\.seq_len 41 is more than the 40 positions"):
+                call(*longer)
+
+
+def test_few_positions_are_enough_for_the_probes(tmp_path):
+    """A model with fewer positions than the probes' block has tokens can be built."""
+    assert build(tmp_path, config={**LLAMA, "max_position_embeddings": 4}).positions == 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from codex_hf.module import BASE_FILE, HFModule
+from codex_hf.module import BASE_FILE, HFModule, positions_of
 from codex_kernel import (
     CheckpointState,
     GenerateRequest,
@@ -102,8 +102,7 @@ def _tokens(transformer: Any, prompt: Sequence[int], eos_id: int, request: Gener
 
 def _context_tokens(transformer: Any, request: GenerateRequest) -> int:
     """Return how many tokens may be read at once: those of training, and no more than there are positions."""
-    positions = getattr(transformer.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return min(request.context_tokens, positions or request.context_tokens)
+    return min(request.context_tokens, positions_of(transformer) or request.context_tokens)
 
 
 def sample(logits_V: torch.Tensor, request: GenerateRequest, generator: torch.Generator) -> int:

@@ -41,15 +41,26 @@ class HFModule(nn.Module):
         """Where the weights came from, in words."""
         self.random_rows = 0
         """Embedding rows that were added to pretrained ones and hold random values."""
+        self.positions: int | None = None
+        """Most tokens of a block; None where the architecture names no bound."""
 
     def forward(
         self, input_ids_BT: torch.Tensor, position_ids_BT: torch.Tensor, document_ids_BT: torch.Tensor
     ) -> torch.Tensor:
-        """Return `logits_BTV`."""
+        """Return `logits_BTV`; raise InputError where T is more than the model's positions."""
+        self._require_positions(input_ids_BT)
         logits_BTV: torch.Tensor = self.transformer(
             **_inputs(input_ids_BT, position_ids_BT, document_ids_BT)
         ).logits
         return logits_BTV
+
+    def _require_positions(self, input_ids_BT: torch.Tensor) -> None:
+        tokens = input_ids_BT.shape[-1]
+        if self.positions is not None and tokens > self.positions:
+            raise InputError(
+                f"data.seq_len {tokens} is more than the {self.positions} positions of the model",
+                remedy="lower data.seq_len, or raise max_position_embeddings in model.config or model.overrides",
+            )
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Return the tensors that save_pretrained would write: tied ones once."""
@@ -78,7 +89,8 @@ class HFModuleWithHead(HFModule):
     def hidden(
         self, input_ids_BT: torch.Tensor, position_ids_BT: torch.Tensor, document_ids_BT: torch.Tensor
     ) -> torch.Tensor:
-        """Return `hidden_BTD`, what the head is applied to."""
+        """Return `hidden_BTD`, what the head is applied to; raise InputError as `forward` does."""
+        self._require_positions(input_ids_BT)
         hidden_BTD: torch.Tensor = self.transformer.base_model(
             **_inputs(input_ids_BT, position_ids_BT, document_ids_BT)
         ).last_hidden_state
@@ -92,6 +104,19 @@ class HFModuleWithHead(HFModule):
 
 def wrap(transformer: Any, source: str) -> HFModule:
     """Wrap a transformers model; raise InputError where its architecture lets documents see one another."""
+    module = _wrapped(transformer, source)
+    # Set after the probes: their block of short documents may be longer than a tiny model has positions.
+    module.positions = positions_of(transformer)
+    return module
+
+
+def positions_of(transformer: Any) -> int | None:
+    """Return how many positions the configuration names; None where it names none."""
+    positions = getattr(transformer.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def _wrapped(transformer: Any, source: str) -> HFModule:
     plain = _says_plain_head(transformer)
     if transformer.device.type == "meta":
         return (HFModuleWithHead if plain else HFModule)(transformer, source)
