@@ -18,6 +18,7 @@ from codex_kernel import (
     InputError,
     Model,
     NoCheckpointError,
+    NonFiniteError,
     PretrainedFormat,
     TextPieces,
     Tokenizer,
@@ -106,14 +107,22 @@ def _context_tokens(transformer: Any, request: GenerateRequest) -> int:
 
 
 def sample(logits_V: torch.Tensor, request: GenerateRequest, generator: torch.Generator) -> int:
-    """Choose a token: the likeliest at temperature 0, else one at random among the likeliest `top_k` and `top_p`."""
+    """Choose a token: the likeliest at temperature 0, else one at random among the likeliest `top_k` and `top_p`.
+
+    Raises NonFiniteError where a logit is NaN or infinite.
+    """
+    if not logits_V.isfinite().all():
+        raise NonFiniteError(
+            "the model's logits are not finite", remedy="generate from an earlier checkpoint of the run"
+        )
     if request.temperature == 0:
         return int(logits_V.argmax())
-    scaled_V = logits_V / request.temperature
+    sorted_V, order_V = logits_V.double().sort(descending=True, stable=True)
+    # Less the maximum, a tiny temperature leaves 0 and -inf instead of inf, whose softmax is NaN.
+    scaled_V = (sorted_V - sorted_V[0]) / request.temperature
     if request.top_k is not None:
-        smallest = scaled_V.topk(min(request.top_k, len(scaled_V))).values[-1]
-        scaled_V = scaled_V.masked_fill(scaled_V < smallest, -torch.inf)
-    probabilities_V, order_V = scaled_V.softmax(-1).sort(descending=True, stable=True)
+        scaled_V = scaled_V[: request.top_k]
+    probabilities_V = scaled_V.softmax(-1)
     if request.top_p is not None:
         # The token that crosses top_p is still in, so at least one is.
         before_V = probabilities_V.cumsum(-1) - probabilities_V
