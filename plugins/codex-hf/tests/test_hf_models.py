@@ -19,7 +19,6 @@ from codex_kernel import (
     HiddenStates,
     InputError,
     NoCheckpointError,
-    NonFiniteError,
     PretrainedFormat,
 )
 from codex_kernel.testing.model import ModelContract, ToyTokenizer
@@ -409,32 +408,3 @@ def test_a_block_longer_than_the_positions_is_refused(tmp_path, config):
 def test_few_positions_are_enough_for_the_probes(tmp_path):
     """A model with fewer positions than the probes' block has tokens can be built."""
     assert build(tmp_path, config={**LLAMA, "max_position_embeddings": 4}).positions == 4
-
-
-def drawn(logits: list[float], **changes: Any) -> set[int]:
-    """Return which tokens come up in 50 draws."""
-    from codex_hf.generation import sample
-
-    generator = torch.Generator().manual_seed(1)
-    asked = request(**{"temperature": 1.0, **changes})
-    return {sample(torch.tensor(logits), asked, generator) for _ in range(50)}
-
-
-@pytest.mark.parametrize("temperature", [1e-40, 5e-324])
-def test_a_tiny_temperature_is_greedy(temperature):
-    """A temperature so small that dividing by it overflows takes the likeliest token."""
-    assert drawn([-3.0, 5.0, 4.9, 0.0], temperature=temperature) == {1}
-
-
-def test_top_k_keeps_exactly_k():
-    """Of equally likely tokens the first k are kept, and a k above the vocabulary keeps all."""
-    assert drawn([0.0, 1.0, 1.0, 1.0], top_k=2) == {1, 2}
-    assert drawn([1.0, 1.0, 1.0], top_k=9) == {0, 1, 2}
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_finite_are_an_error(bad, temperature):
-    """NaN and infinity end the text with an error, greedy or not."""
-    with pytest.raises(NonFiniteError, match="logits are not finite"):
-        drawn([0.0, bad], temperature=temperature)
