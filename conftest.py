@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,12 @@ import pytest
 
 # Before any test imports torch or a Hugging Face library, and for the programs that tests start.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+# Whoever starts the tests under nohup, or in the background of a script, ignores these signals, and so would the
+# programs that tests start and then stop.
+for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # No deadline: a busy machine is not a fault. In CI the same examples every time: a red run is a change of the code.
 hypothesis.settings.register_profile(

@@ -83,7 +83,8 @@ def test_peft_opens_the_adapter_on_the_model_from_the_package(run):
     from transformers import AutoModelForCausalLM
 
     model = yaml_reader.plain(yaml_reader.read_file(LORA))["model"]
-    base = AutoModelForCausalLM.from_pretrained(cache_folder() / "hf" / model["sha256"], dtype=torch.float32)
+    (converted,) = (cache_folder() / "hf").glob(f"{model['sha256']}-*")
+    base = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32)
     folder = newest_checkpoint(run) / "model"
     adapted = PeftModel.from_pretrained(base, folder)
     saved = load_file(folder / "adapter_model.safetensors")
