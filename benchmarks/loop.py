@@ -100,7 +100,7 @@ class NoCheckpoints:
         """Say no."""
         return False
 
-    def save(self, *_: Any) -> None:
+    def save(self, *_: Any, wait: bool = False) -> None:
         """Keep nothing."""
 
 

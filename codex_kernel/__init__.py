@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import BatchTokenizer as BatchTokenizer
     from codex_kernel.interfaces import Blocks as Blocks
     from codex_kernel.interfaces import Checkpoint as Checkpoint
+    from codex_kernel.interfaces import CheckpointArchive as CheckpointArchive
     from codex_kernel.interfaces import Checkpointer as Checkpointer
     from codex_kernel.interfaces import CheckpointState as CheckpointState
     from codex_kernel.interfaces import CorpusText as CorpusText
+    from codex_kernel.interfaces import Damaged as Damaged
     from codex_kernel.interfaces import Data as Data
     from codex_kernel.interfaces import Document as Document
     from codex_kernel.interfaces import Estimate as Estimate
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import Outcome as Outcome
     from codex_kernel.interfaces import Parts as Parts
     from codex_kernel.interfaces import PretrainedFormat as PretrainedFormat
+    from codex_kernel.interfaces import Probe as Probe
+    from codex_kernel.interfaces import Probes as Probes
     from codex_kernel.interfaces import Progress as Progress
     from codex_kernel.interfaces import Reporter as Reporter
     from codex_kernel.interfaces import RunContext as RunContext
@@ -58,10 +62,10 @@ _HOMES = {
     "errors": ("CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"),
     "hookspecs": "hookimpl",
     "interfaces": (
-        "IGNORE_INDEX Batch BatchTokenizer Blocks Checkpoint Checkpointer CheckpointState CorpusText Data Document "
-        "Estimate Estimates EvaluateOptions Evaluation GenerateRequest HiddenStates Model Outcome Parts "
-        "PretrainedFormat Progress Reporter RunContext SavedTokenizer StopRequest TextPieces Tokenizer Trainer "
-        "TrainResult"
+        "IGNORE_INDEX Batch BatchTokenizer Blocks Checkpoint CheckpointArchive Checkpointer CheckpointState CorpusText "
+        "Damaged Data Document Estimate Estimates EvaluateOptions Evaluation GenerateRequest HiddenStates Model "
+        "Outcome Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer StopRequest "
+        "TextPieces Tokenizer Trainer TrainResult"
     ),
     "options": "Secret option",
     "retention": "KeepBest retained_steps",

@@ -54,6 +54,21 @@ class PreflightSpecs:
         """
 
 
+class RehearsalSpecs:
+    """A short rehearsal of a run, for `codex verify-resume`."""
+
+    @hookspec
+    def codex_shorten(self, steps: int) -> Mapping[str, object] | None:
+        """Give the changes to this plugin's own section of the manifest that make a short rehearsal of the run.
+
+        Called by `codex verify-resume` alone, for every plugin of the manifest, before anything is built.
+
+        steps: optimizer steps of the rehearsal. A trainer ends after them and reports each one; a checkpointer saves
+            several times in them.
+        Returns option → value, nothing else is changed; None: the section stays as it is.
+        """
+
+
 class DatasetSpecs:
     """`dataset:` of the manifest; entry-point group `codex.datasets`."""
 
@@ -225,6 +240,7 @@ PROVIDERS = (
 )
 SPECS = (
     PreflightSpecs,
+    RehearsalSpecs,
     DatasetSpecs,
     TokenizerSpecs,
     ModelSpecs,

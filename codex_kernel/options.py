@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from attrs import NOTHING, frozen
 
 HELP = "codex.help"
 BOUNDS = "codex.bounds"
+ON_RESUME = "codex.on_resume"
+
+OnResume = Literal["harmless", "curve", "refused"]
+"""What a change of an option means to a run that is resumed: nothing to its curve, another curve, another run."""
 
 REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -27,16 +31,20 @@ def option(  # noqa: PLR0913 - the bounds are JSON Schema's own words, each a ke
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
+    on_resume: OnResume | None = None,
 ) -> Any:
     """Declare an option: a field of a plugin's attrs class.
 
     Without `default` and `factory` the option is required. `gt`, `ge`, `lt`, `le` bound a number, or each number of a
-    list; `help` is one sentence with the unit. Both reach the error messages and `codex schema`.
+    list; `help` is one sentence with the unit. Both reach the error messages and `codex schema`. `on_resume` says what
+    a change of the option means to a run that is resumed: `harmless` changes neither losses nor weights, `curve` needs
+    the user's `--allow-change`, `refused` makes it another run; None: what holds for the kind of plugin (`curve` for
+    models, adapters and trainers, `harmless` for all others: data and tokenizer are compared by what they give).
     """
     bounds = {
         name: value for name, value in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if value is not None
     }
-    settings: dict[str, Any] = {"metadata": {HELP: help, BOUNDS: bounds}}
+    settings: dict[str, Any] = {"metadata": {HELP: help, BOUNDS: bounds, ON_RESUME: on_resume}}
     if factory is not None:
         settings["factory"] = factory
     elif default is not NOTHING:

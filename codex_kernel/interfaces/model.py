@@ -5,7 +5,7 @@ One rule: a tensor is `Any` here, and is only handed on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,17 +83,61 @@ class Checkpointer(Protocol):
     def due(self, step: int) -> bool:
         """Say whether a checkpoint is to be saved after this optimizer step."""
 
-    def save(self, step: int, state: CheckpointState, metrics: Mapping[str, float]) -> None:
+    def save(
+        self, step: int, state: CheckpointState, metrics: Mapping[str, float], *, wait: bool = False
+    ) -> None:
         """Keep the state; report it through `run.report.checkpoint_saved` once it is safe on disk.
 
-        The tensors may change as soon as it returns.
+        The state may change as soon as it returns. Without `wait` the state may reach the disk later; where that
+        fails, the run goes on without this checkpoint: it is a warning and the event `checkpoint_failed` (`step`,
+        `reason`). With `wait` it is on disk when it returns; raises StorageError where it is not.
         """
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole; report and set aside damaged ones; None where there is none."""
+        """Return the newest checkpoint that is whole; report and set aside damaged ones; None where there is none.
+
+        Waits for a save under way.
+        """
 
     def load(self, checkpoint: Checkpoint) -> CheckpointState:
         """Return what was saved, tensors on the CPU."""
 
     def close(self) -> None:
-        """Wait for saves under way and let go of files and threads."""
+        """Wait for saves under way and let go of files and threads; it may be called twice."""
+
+
+@frozen
+class Damaged:
+    """Something on disk that was a checkpoint and cannot be used: `reason` names the file and what is wrong with it."""
+
+    path: Path
+    reason: str
+
+
+@runtime_checkable
+class CheckpointArchive(Protocol):
+    """A checkpointer whose checkpoints can be looked at one by one: for `codex checkpoints`."""
+
+    def checkpoints(self) -> tuple[Sequence[Checkpoint], Sequence[Damaged]]:
+        """Return all checkpoints, oldest first, and apart from them those that are damaged or were set aside.
+
+        Reads what a checkpoint says of itself, not its tensors.
+        """
+
+    def verify(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """Read every file; return a sentence (`file: what is wrong`) for each that is not as it was saved."""
+
+    def files(self, checkpoint: Checkpoint) -> Mapping[str, int]:
+        """Return the size in bytes of each file, by its name in the checkpoint."""
+
+    def kept(self, checkpoints: Sequence[Checkpoint]) -> frozenset[int]:
+        """Return the steps that the options would keep of these."""
+
+    def delete(self, path: Path) -> None:
+        """Delete a checkpoint, or a damaged one, so that half of it never looks like a checkpoint."""
+
+    def export(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Write the model's part (what lies under `model/`) to files in a folder that exists and is empty.
+
+        Raises StorageError where it cannot be written, CodexError where the checkpoint is not as it was saved.
+        """

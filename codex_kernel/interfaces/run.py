@@ -68,7 +68,8 @@ class RunContext:
 
     `folder` is the run's own folder (a plugin may write files of its own there), `cache` a folder shared by all runs,
     `base` the folder that relative paths of the manifest start from: where the run was first started.
-    `rank` and `world_size` number the processes of the run; loggers are active on rank 0 only.
+    `rank` and `world_size` number the processes of the run; loggers are active on rank 0 only. `allowed_changes` are
+    the keys of the manifest (`trainer.lr`) that the user lets differ from what the checkpoint was saved with.
     """
 
     run_id: str
@@ -81,6 +82,7 @@ class RunContext:
     stop: StopRequest
     rank: int = 0
     world_size: int = 1
+    allowed_changes: frozenset[str] = frozenset()
 
 
 @frozen
@@ -162,6 +164,23 @@ class Estimates(Protocol):
 
 
 @frozen
+class Probe:
+    """What a check on the real model found: `passed` None where it does not apply; `detail` is one sentence."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """A trainer that can check the run's own model and data before the run; `codex plan --probe` asks it."""
+
+    def probe(self) -> Iterator[Probe]:
+        """Yield what each check found, as it is found; takes seconds and leaves no trace in the run."""
+
+
+@frozen
 class GenerateRequest:
     """What `codex generate` was asked for; `temperature` 0 takes the likeliest token, None for a limit means off.
 
@@ -182,6 +201,7 @@ class Outcome:
     """How a run ended, as written to `outcome.json`.
 
     `status`: completed (steps > 0 and the limit reached), stopped (by a signal, can be resumed) or failed.
+    `failed_saves` counts the checkpoints that could not be written and that the run went on without.
     """
 
     status: str
@@ -194,6 +214,7 @@ class Outcome:
     metrics: Mapping[str, float]
     checkpoint: str | None
     detached: Sequence[str]
+    failed_saves: int = 0
 
 
 TextPieces = Iterator[str]

@@ -138,7 +138,14 @@ class MemoryCheckpointer:
         """Say whether a checkpoint is to be saved after this step."""
         return self.every_steps is not None and step % self.every_steps == 0
 
-    def save(self, step: int, state: CheckpointState, metrics: Mapping[str, float]) -> None:
+    def save(
+        self,
+        step: int,
+        state: CheckpointState,
+        metrics: Mapping[str, float],
+        *,
+        wait: bool = False,  # noqa: ARG002 - it never takes longer
+    ) -> None:
         """Keep a copy."""
         self.states[step] = copy.deepcopy(state)
         self.metrics[step] = dict(metrics)

@@ -221,7 +221,9 @@ class JsonFiles:
     def due(self, step: int) -> bool:
         return self.options.every_steps is not None and step % self.options.every_steps == 0
 
-    def save(self, step: int, state: CheckpointState, metrics: Mapping[str, float]) -> None:
+    def save(
+        self, step: int, state: CheckpointState, metrics: Mapping[str, float], *, wait: bool = False
+    ) -> None:
         path = self.folder / f"step-{step:08d}" / "state.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

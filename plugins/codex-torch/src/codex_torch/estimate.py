@@ -255,7 +255,9 @@ class _NoCheckpoints:
     def due(self, step: int) -> bool:  # noqa: ARG002
         return False
 
-    def save(self, step: int, state: CheckpointState, metrics: Mapping[str, float]) -> None: ...
+    def save(
+        self, step: int, state: CheckpointState, metrics: Mapping[str, float], *, wait: bool = False
+    ) -> None: ...
 
     def newest(self) -> Checkpoint | None:
         return None
