@@ -56,7 +56,7 @@ class EarlyStopping:
     """When a run ends before its limit, since an evaluation metric no longer improves."""
 
     patience: int = option(ge=1, help="Evaluations without an improvement after which the run ends.")
-    metric: str = option("loss", help="The evaluation metric that decides, such as loss.")
+    metric: str = option("validation/loss", help="The evaluation metric that decides, such as validation/loss.")
     mode: Literal["min", "max"] = option("min", help="Whether a smaller or a larger value is better.")
     min_delta: float = option(0.0, ge=0, help="What a value must be better by to count as an improvement.")
 
