@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ class Hooks:
             ):
                 yield impl.plugin, problem
 
+    def shorten(self, steps: int) -> list[tuple[object, dict[str, object]]]:
+        """Return (plugin, option → value) of each plugin that changes its section for a short rehearsal."""
+        answers = []
+        for impl in reversed(self._pm.hook.codex_shorten.get_hookimpls()):
+            changes = self._call(
+                impl, {"steps": steps}, lambda answer: None if answer is None else dict(answer)
+            )
+            if changes is not None:
+                answers.append((impl.plugin, changes))
+        return answers
+
     def dataset(self, run: RunContext) -> Iterable[Document]:
         """Return the documents."""
         return self._provide("codex_dataset", run=run)  # type: ignore[no-any-return] # pluggy is untyped
@@ -135,16 +147,11 @@ class Hooks:
         request: GenerateRequest,
     ) -> TextPieces:
         """Yield the continuation of a prompt, piece by piece."""
-        impls = self._pm.hook.codex_generate.get_hookimpls()
-        try:
-            # The answer is most often a generator: it fails while it is gone through.
+        # The answer is most often a generator: it fails while it is gone through.
+        with self._blaming("codex_generate", self._pm.hook.codex_generate.get_hookimpls()):
             yield from self._provide(
                 "codex_generate", run=run, model=model, tokenizer=tokenizer, state=state, request=request
             )
-        except (CodexError, KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            raise self._failed("codex_generate", error, impls) from error
 
     def metric(self, evaluation: Evaluation) -> dict[str, float]:
         """Return the metrics of all metric plugins together; raise PluginError where two give the same name."""
@@ -161,12 +168,8 @@ class Hooks:
     def _provide(self, hook: str, **arguments: Any) -> Any:
         """Call a firstresult hook; raise PluginError, with the plugin's name, where it fails or nobody answers."""
         caller = getattr(self._pm.hook, hook)
-        try:
+        with self._blaming(hook, caller.get_hookimpls()):
             answer = caller(**arguments)
-        except (CodexError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            raise self._failed(hook, error, caller.get_hookimpls()) from error
         if answer is None:
             raise PluginError(
                 f"no plugin of this manifest implements {hook}",
@@ -176,12 +179,18 @@ class Hooks:
 
     def _call(self, impl: Any, arguments: Mapping[str, Any], read: Callable[[Any], Any]) -> Any:
         """Call one implementation and read its answer; raise PluginError, with the plugin's name, where that fails."""
-        try:
+        with self._blaming(impl.function.__name__, [impl]):
             return read(impl.function(*(arguments[name] for name in impl.argnames)))
-        except (CodexError, KeyboardInterrupt):
+
+    @contextmanager
+    def _blaming(self, hook: str, impls: Iterable[Any]) -> Iterator[None]:
+        """Turn what a plugin raises into a PluginError that names it; codex's own errors say enough already."""
+        try:
+            yield
+        except (CodexError, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
-            raise self._failed(impl.function.__name__, error, [impl]) from error
+            raise self._failed(hook, error, impls) from error
 
     def _failed(self, hook: str, error: BaseException, impls: Iterable[Any]) -> PluginError:
         """Say whose exception it is: that of the innermost implementation in the traceback."""

@@ -61,7 +61,8 @@ class RehearsalSpecs:
     def codex_shorten(self, steps: int) -> Mapping[str, object] | None:
         """Give the changes to this plugin's own section of the manifest that make a short rehearsal of the run.
 
-        Called by `codex verify-resume` alone, for every plugin of the manifest, before anything is built.
+        Called by `codex verify-resume` alone, for every plugin of the manifest, before anything is built, in its
+        own process.
 
         steps: optimizer steps of the rehearsal. A trainer ends after them and reports each one; a checkpointer saves
             several times in them.

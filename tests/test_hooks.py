@@ -132,6 +132,42 @@ def test_an_error_meant_for_the_user_passes_unchanged(tmp_path: Path) -> None:
 
 
 @frozen
+class Shorten:
+    name: str
+
+    @hookimpl
+    def codex_shorten(self, steps: int) -> dict[str, object]:
+        return {self.name: steps}
+
+
+@frozen
+class LeavesItAsItIs:
+    @hookimpl
+    def codex_shorten(self) -> None:
+        return None
+
+
+@frozen
+class AnswersNonsense:
+    @hookimpl
+    def codex_shorten(self) -> int:
+        return 3
+
+
+def test_a_rehearsal_is_made_of_each_plugins_own_changes() -> None:
+    """codex_shorten asks all plugins, and leaves out those that change nothing."""
+    trainer, checkpointer = Shorten("max_steps"), Shorten("every_steps")
+    answers = hooks_with(trainer, LeavesItAsItIs(), checkpointer).shorten(12)
+    assert answers == [(trainer, {"max_steps": 12}), (checkpointer, {"every_steps": 12})]
+
+
+def test_an_answer_that_cannot_be_read_names_its_plugin() -> None:
+    """A hook's answer is gone through while its plugin is still to blame."""
+    with pytest.raises(PluginError, match="AnswersNonsense failed in codex_shorten: TypeError"):
+        hooks_with(AnswersNonsense()).shorten(12)
+
+
+@frozen
 class Wrap:
     word: str
 
