@@ -110,7 +110,7 @@ class Hooks:
     def shorten(self, steps: int) -> list[tuple[object, dict[str, object]]]:
         """Return (plugin, option → value) of each plugin that changes its section for a short rehearsal."""
         answers = []
-        for impl in reversed(self._pm.hook.codex_shorten.get_hookimpls()):
+        for impl in self._pm.hook.codex_shorten.get_hookimpls():
             changes = self._call(
                 impl, {"steps": steps}, lambda answer: None if answer is None else dict(answer)
             )
