@@ -47,7 +47,7 @@ from codex_kernel.testing.training import (
 )
 
 STEPS = 8
-TIMES = ("tokens_per_second", "step_seconds")
+TIMES = ("tokens_per_second", "step_seconds", "peak_memory_bytes")
 """Metrics that no two runs share."""
 
 

@@ -169,7 +169,7 @@ def make_optimizer(model: nn.Module, options: TorchTrainer) -> torch.optim.AdamW
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},  # noqa: PLR2004
     )
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=options.lr, betas=options.betas, fused=True
+        [group for group in groups if group["params"]], lr=options.lr, betas=options.betas or (0.9, 0.95), fused=True
     )
 
 

@@ -56,7 +56,9 @@ class EarlyStopping:
     """When a run ends before its limit, since an evaluation metric no longer improves."""
 
     patience: int = option(ge=1, help="Evaluations without an improvement after which the run ends.")
-    metric: str = option("validation/loss", help="The evaluation metric that decides, such as validation/loss.")
+    metric: str = option(
+        "validation/loss", help="The evaluation metric that decides, such as validation/loss."
+    )
     mode: Literal["min", "max"] = option("min", help="Whether a smaller or a larger value is better.")
     min_delta: float = option(0.0, ge=0, help="What a value must be better by to count as an improvement.")
 
@@ -230,6 +232,20 @@ class TorchTrainer:
         for package in ("torch", "safetensors"):
             if importlib.util.find_spec(package) is None:
                 yield f"the package {package} is not installed"
+
+    @hookimpl
+    def codex_shorten(self, steps: int) -> dict[str, object]:
+        """End after that many steps and report each; the warm-up and the decay get their share of them."""
+        others: dict[str, object] = dict.fromkeys(("epochs", "max_tokens", "max_minutes"))
+        warmup_steps = min(self.warmup_steps, max(1, steps // 4))
+        decay_steps = None if self.decay_steps is None else min(self.decay_steps, max(1, steps // 4))
+        return {
+            **others,
+            "max_steps": steps,
+            "log_every": 1,
+            "warmup_steps": warmup_steps,
+            "decay_steps": decay_steps,
+        }
 
     @hookimpl(wrapper=True, tryfirst=True)
     def codex_model(self, run: RunContext, materialize: bool) -> Generator[None, Model, Model]:  # noqa: FBT001 - the hook's signature

@@ -95,7 +95,7 @@ class Identity:
         if isinstance(parts.tokenizer, SavedTokenizer):
             fingerprints["tokenizer"] = parts.tokenizer.fingerprint()
         curve: dict[str, Any] = {name: getattr(options, name) for name in _CURVE}
-        curve["betas"] = list(options.betas)
+        curve["betas"] = list(options.betas or (0.9, 0.95))
         curve |= {
             "seed": run.seed,
             "steps": length.steps,
