@@ -88,7 +88,7 @@ class Plan:
 
 def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Plan:
     """Choose and make the plugins of a manifest; raise ManifestError with `problems` and all that are found here."""
-    chosen = [one for section in manifest.sections() if (one := _choose(section, catalog, problems))]
+    chosen = [one for section in manifest.sections() if (one := choose(section, catalog, problems))]
     name, data, evaluate = manifest.name, manifest.data, manifest.evaluate
     if problems:
         raise ManifestError(in_file_order(problems))
@@ -97,7 +97,7 @@ def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Pl
     return Plan(manifest, name, manifest.seed, data, evaluate.options, tuple(chosen))
 
 
-def _choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chosen | None:
+def choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chosen | None:
     """Make the plugin of one section; add what is wrong to `problems`."""
     try:
         entry = catalog.find(section.kind, section.type, section.distribution)

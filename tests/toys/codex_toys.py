@@ -6,10 +6,12 @@ something real.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from attrs import define, field, frozen
@@ -18,6 +20,7 @@ from codex_kernel import (
     IGNORE_INDEX,
     Checkpoint,
     CheckpointState,
+    Damaged,
     Document,
     Estimate,
     Evaluation,
@@ -29,6 +32,7 @@ from codex_kernel import (
     TrainResult,
     hookimpl,
     option,
+    retained_steps,
 )
 
 TEXTS = [f"def f{i}(x):\n    return x + {i % 7}\n" for i in range(60)]
@@ -92,6 +96,13 @@ class ToyTrainer:
     max_steps: int = option(5, help="Optimizer steps.", ge=0)
     lr: float = option(5.0, help="Learning rate.", gt=0)
     fail_at: int | None = option(None, help="Raise before this step.")
+    forgets: Literal["nothing", "weights", "records"] = option(
+        "nothing", help="What is not put back on resume: a fault for tests to find."
+    )
+
+    @hookimpl
+    def codex_shorten(self, steps: int) -> dict[str, object]:
+        return {"max_steps": steps}
 
     @hookimpl
     def codex_trainer(self, run: RunContext, parts: Parts) -> Descent:
@@ -121,8 +132,10 @@ class Descent:
         if state is not None:
             first = state.values["trainer.json"]["step"]
             tokens_before = state.values["trainer.json"]["tokens"]
-            self.parts.model.logits_VV[:] = state.values["model/table.json"]
-            self.run.report.load_state_dict(state.values["trainer.json"]["report"])
+            if self.options.forgets != "weights":
+                self.parts.model.logits_VV[:] = state.values["model/table.json"]
+            if self.options.forgets != "records":
+                self.run.report.load_state_dict(state.values["trainer.json"]["report"])
         progress = Progress(first, self.options.max_steps, 0.0, tokens_before, first * 8)
         metrics: dict[str, float] = {}
         for step in range(first, self.options.max_steps):
@@ -136,12 +149,12 @@ class Descent:
             metrics["train/loss"] = loss
             self.run.report.metrics(progress, {"loss": loss})
             if self.parts.checkpointer.due(step + 1) or self.run.stop.signal_number:
-                self._save(progress)
+                self._save(progress, metrics)
             if self.run.stop.signal_number:
                 return TrainResult(progress, metrics, "asked to stop", self.run.stop.signal_number)
         if self.parts.data.validation is not None and progress.step:
             metrics |= self._evaluate(progress)
-        self._save(progress)
+        self._save(progress, metrics)
         return TrainResult(
             progress, {name: np.float32(value) for name, value in metrics.items()}, "max_steps reached"
         )
@@ -160,7 +173,7 @@ class Descent:
         self.run.report.metrics(progress, values, split="validation")
         return {f"validation/{name}": value for name, value in values.items()}
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         values = {
             "trainer.json": {
                 "step": progress.step,
@@ -169,7 +182,7 @@ class Descent:
             },
             "model/table.json": self.parts.model.logits_VV.tolist(),
         }
-        self.parts.checkpointer.save(progress.step, CheckpointState({}, values), {})
+        self.parts.checkpointer.save(progress.step, CheckpointState({}, values), metrics)
 
     def estimate(self, *, measure: bool) -> Estimate:
         parameters = self.parts.model.logits_VV.size
@@ -201,9 +214,14 @@ def _loss(logits_VV: Any, batch: Any) -> tuple[float, int, Any]:
 
 @frozen
 class ToyCheckpointer:
-    """One JSON file a checkpoint."""
+    """Two JSON files a checkpoint: the state, and its digest with the metrics; it deletes none by itself."""
 
     every_steps: int | None = option(None, help="Steps between checkpoints.", gt=0)
+    keep_last: int = option(100, help="Checkpoints that `codex checkpoints prune` keeps.", ge=1)
+
+    @hookimpl
+    def codex_shorten(self, steps: int) -> dict[str, object]:
+        return {"every_steps": max(1, steps // 5)}
 
     @hookimpl
     def codex_checkpointer(self, run: RunContext, folder: Path) -> JsonFiles:
@@ -212,7 +230,7 @@ class ToyCheckpointer:
 
 @define(eq=False)
 class JsonFiles:
-    """The files."""
+    """The files; satisfies `CheckpointArchive` too."""
 
     options: ToyCheckpointer
     run: RunContext
@@ -224,23 +242,67 @@ class JsonFiles:
     def save(
         self, step: int, state: CheckpointState, metrics: Mapping[str, float], *, wait: bool = False
     ) -> None:
-        path = self.folder / f"step-{step:08d}" / "state.json"
+        path, temporary = self.folder / f"step-{step:08d}", self.folder / f".tmp-{step:08d}"
+        text = json.dumps(state.values)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(state.values))
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            (temporary / "state.json").write_text(text)
+            about = {"sha256": digest, "metrics": {name: float(value) for name, value in metrics.items()}}
+            (temporary / "about.json").write_text(json.dumps(about))
+            if path.exists():
+                self.delete(path)
+            temporary.rename(path)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
-        self.run.report.checkpoint_saved(Checkpoint(step, path.parent, dict(metrics), path.stat().st_size))
+        self.run.report.checkpoint_saved(Checkpoint(step, path, dict(metrics), len(text)))
 
     def newest(self) -> Checkpoint | None:
-        folders = sorted(self.folder.glob("step-*"))
-        return Checkpoint(int(folders[-1].name[5:]), folders[-1], {}, 0) if folders else None
+        for checkpoint in reversed(self.checkpoints()[0]):
+            if not (faults := self.verify(checkpoint)):
+                return checkpoint
+            self.run.report.warning(f"checkpoint {checkpoint.path.name} is damaged: {faults[0]}")
+        return None
 
     def load(self, checkpoint: Checkpoint) -> CheckpointState:
         return CheckpointState({}, json.loads((checkpoint.path / "state.json").read_text()))
 
     def close(self) -> None:
         pass
+
+    def checkpoints(self) -> tuple[Sequence[Checkpoint], Sequence[Damaged]]:
+        known, damaged = [], []
+        for path in sorted(self.folder.glob("step-*")):
+            try:
+                metrics = json.loads((path / "about.json").read_text())["metrics"]
+                size = (path / "state.json").stat().st_size
+            except (OSError, ValueError) as error:
+                damaged.append(Damaged(path, f"{type(error).__name__} in {path.name}"))
+            else:
+                known.append(Checkpoint(int(path.name[5:]), path, metrics, size))
+        return known, damaged
+
+    def verify(self, checkpoint: Checkpoint) -> Sequence[str]:
+        digest = hashlib.sha256((checkpoint.path / "state.json").read_bytes()).hexdigest()
+        about = json.loads((checkpoint.path / "about.json").read_text())
+        return [] if digest == about["sha256"] else ["state.json: not the file that was saved"]
+
+    def files(self, checkpoint: Checkpoint) -> Mapping[str, int]:
+        return {"state.json": (checkpoint.path / "state.json").stat().st_size}
+
+    def kept(self, checkpoints: Sequence[Checkpoint]) -> frozenset[int]:
+        return retained_steps(checkpoints, keep_last=self.options.keep_last)
+
+    def delete(self, path: Path) -> None:
+        trash = path.with_name(f".trash-{path.name}")
+        shutil.rmtree(trash, ignore_errors=True)
+        path.rename(trash)
+        shutil.rmtree(trash)
+
+    def export(self, checkpoint: Checkpoint, folder: Path) -> None:
+        table = self.load(checkpoint).values["model/table.json"]
+        (folder / "table.json").write_text(json.dumps(table))
 
 
 @define(eq=False)
