@@ -140,7 +140,7 @@ class Trainer(Protocol):
 
 @frozen
 class Estimate:
-    """What `codex plan` says of a run before it starts; None: not known or not measured.
+    """What `codex plan` says of a run before it starts; None: not known (a run that time ends) or not measured.
 
     `memory_bytes` maps a part (weights, gradients, optimizer, activations, logits) to its size on the training device.
     """
@@ -148,8 +148,8 @@ class Estimate:
     parameters: int
     trainable_parameters: int
     memory_bytes: Mapping[str, int]
-    steps: int
-    tokens: int
+    steps: int | None
+    tokens: int | None
     checkpoint_bytes: int
     seconds_per_step: float | None = None
     notes: Sequence[str] = ()
