@@ -80,11 +80,12 @@ def die_in_save(folder: Path, at: int, mode: str) -> bool:
     """Save steps 1 and 2, then step 3 in a process of its own that dies; say whether it did."""
     mine = checkpointer(folder)
     for step in (1, 2):
-        mine.save(step, state(step), {})
+        mine.save(step, state(step), {}, wait=True)
     child = os.fork()
     if child == 0:
         with fault(at, mode):
             mine.save(3, state(3), {})
+            mine.close()
         os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from codex_kernel import Checkpoint, InputError, KeepBest, StorageError
 from codex_kernel.testing import make_run
-from codex_torch import commit, tensor_file
+from codex_torch import commit, index, tensor_file
 from codex_torch.checkpointer import FolderCheckpointer, SafetensorsCheckpointer
 
 
@@ -174,10 +174,10 @@ def test_a_checkpoint_under_the_name_of_another_is_found(tmp_path):
 def test_a_newer_format_is_an_error_and_no_damage(tmp_path):
     """A checkpoint of a later version is left alone, with a word on what to do."""
     mine = saved(tmp_path, 1)
-    index = commit.path_of(mine.folder, 1) / "checkpoint.json"
-    body = json.loads(index.read_text()) | {"format": 99}
+    file = commit.path_of(mine.folder, 1) / "checkpoint.json"
+    body = json.loads(file.read_text()) | {"format": 99}
     del body["digest"]
-    index.write_text(json.dumps(body | {"digest": commit._digest(body)}))
+    file.write_text(json.dumps(body | {"digest": index.digest_of(body)}))
     with pytest.raises(InputError, match="format 99, expected 1"):
         mine.newest()
     assert steps_in(mine) == [1]
@@ -187,9 +187,8 @@ def test_an_index_never_leads_out_of_its_folder(tmp_path):
     """A checkpoint whose index names a file elsewhere is damaged."""
     mine = saved(tmp_path, 1)
     path = commit.path_of(mine.folder, 1)
-    index = commit.read_index(path)
-    files = {**index.files, "../../../secret.json": (6, "0" * 64)}
-    (path / "checkpoint.json").write_bytes(commit._dump(commit.Index(1, index.run_id, {}, files)))
+    files = {**index.read_index(path).files, "../../../secret.json": (6, "0" * 64)}
+    (path / "checkpoint.json").write_bytes(index.dump(index.Index(1, mine.run.run_id, {}, files)))
     assert mine.newest() is None
     assert "outside of the checkpoint" in mine.run.report.warnings[0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -36,16 +37,18 @@ _ALIGNMENT = 8
 
 
 def pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    """Yield the bytes of a safetensors file: the header, then tensor after tensor.
+    """Return the bytes of a safetensors file, piece by piece: the header, then tensor after tensor.
 
-    Raises TypeError for a tensor of a dtype that the format does not have.
+    Raises TypeError, at once, for a tensor of a dtype that the format does not have.
     """
     # Wide types first, as the library does it, so that each tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    yield memoryview(_header(names, tensors))
-    for name in names:
-        tensor = tensors[name].detach().cpu().contiguous()
-        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+    return chain([memoryview(_header(names, tensors))], (_bytes_of(tensors[name]) for name in names))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
 
 
 def size_bytes(tensors: Mapping[str, Tensor]) -> int:
