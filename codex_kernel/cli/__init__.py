@@ -29,6 +29,7 @@ SECTIONS = {
     "Look": {
         "plugins": "See which plugins are installed.",
         "runs": "List runs and show how they went.",
+        "checkpoints": "List, verify, prune and export checkpoints.",
     },
 }
 
@@ -48,7 +49,10 @@ Exit codes: 0 ok, 1 other failure, 2 bad input, 3 run folder locked, 4 no usable
 
 
 class LazyCommands(click.Group):
-    """Knows its commands from the table above; `codex_kernel.cli.<name>` has the command of that name."""
+    """Knows its commands from the table above; `codex_kernel.cli.<name>` has the command of that name.
+
+    A dash of the command is an underscore of the module.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""
@@ -58,7 +62,8 @@ class LazyCommands(click.Group):
         """Import a command; None where there is none of that name."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = getattr(import_module(f"codex_kernel.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"codex_kernel.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
