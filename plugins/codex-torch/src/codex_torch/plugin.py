@@ -209,7 +209,10 @@ class TorchTrainer:
         return self.micro_batch_size or min(self.global_batch_size, 8)
 
     def length(self, train: Blocks) -> Length:
-        """Return how many steps the run has over this training split; raise InputError where it has none."""
+        """Return how many steps the run has over this training split, open where only a clock ends it.
+
+        Raises InputError where it has none.
+        """
         from codex_torch.schedule import Length
 
         return Length.of(
@@ -218,13 +221,16 @@ class TorchTrainer:
             max_steps=self.max_steps,
             epochs=self.epochs,
             max_tokens=self.max_tokens,
+            max_minutes=self.max_minutes,
         )
 
-    def lr_schedule(self, total_steps: int) -> Schedule:
-        """Return the learning rate over a run of that many steps."""
+    def lr_schedule(self, total_steps: int | None) -> Schedule:
+        """Return the learning rate over a run of that many steps; None: until a clock ends it."""
         from codex_torch.schedule import Schedule
 
-        return Schedule(self.schedule, self.lr, self.warmup_steps, self.min_lr_ratio, total_steps)
+        return Schedule(
+            self.schedule, self.lr, self.warmup_steps, self.min_lr_ratio, total_steps, self.decay_steps
+        )
 
     @hookimpl
     def codex_preflight(self) -> Iterator[str]:
