@@ -27,6 +27,7 @@ def saved(folder: Path, *steps: int, **options) -> FolderCheckpointer:
     mine = FolderCheckpointer(run, run.folder / "checkpoints", SafetensorsCheckpointer(**options))
     for step in steps:
         mine.save(step, state(step), {"validation/loss": 1 / step})
+    mine.close()
     run.report.checkpoints.clear()
     return mine
 
@@ -63,7 +64,7 @@ def test_a_death_at_any_file_operation_loses_nothing(tmp_path, mode):
         assert loaded.values["trainer.json"] == {"step": newest.step}
         assert float(loaded.tensors["optimizer.safetensors"]["exp_avg/w"].min()) == newest.step
         found.append(newest.step)
-        mine.save(4, state(4), {})
+        mine.save(4, state(4), {}, wait=True)
         assert [path.name for path in sorted(mine.folder.iterdir())] == [
             f"step-{newest.step:08d}",
             "step-00000004",
@@ -77,11 +78,13 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path):
     mine = saved(tmp_path)
     with fault(-1, "kill") as operations:
         mine.save(1, state(1), {})
+        mine.close()
     renamed = operations.index("rename")
     files = 4  # two of tensors, one of values, the index
-    folders = 2  # the checkpoint and its model/
+    folders = 3  # the checkpoint, its model/, and the run's, where the folder of all checkpoints is new
     assert operations[:renamed].count("fsync") == files + folders
     assert operations[renamed + 1 :].count("fsync") == 1
+    assert operations.index("mkdir") < operations.index("fsync") < operations.index("write"), "its own parent"
 
 
 # ── a disk that fails ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,13 +106,13 @@ def test_a_disk_that_fails_at_any_write_costs_that_save_alone(tmp_path, monkeypa
         monkeypatch.setattr(os, "write", lambda *args, fail=fail: fail(write, *args))
         monkeypatch.setattr(os, "fsync", lambda *args, fail=fail: fail(fsync, *args))
         with pytest.raises(StorageError) as caught:
-            mine.save(2, state(2), {})
+            mine.save(2, state(2), {}, wait=True)
         monkeypatch.undo()
         assert caught.value.exit_code == 6
         assert f"{mine.folder / 'step-00000002'}: {os.strerror(code)}; 2," in caught.value.message
         assert "bytes needed" in caught.value.message
         assert [path.name for path in mine.folder.iterdir()] == ["step-00000001"]
-    mine.save(2, state(2), {})
+    mine.save(2, state(2), {}, wait=True)
     assert steps_in(mine) == [1, 2]
 
 
@@ -119,7 +122,7 @@ def test_a_disk_that_is_too_full_is_found_before_a_byte_is_written(tmp_path, mon
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match=r"the disk is too full; 2,[67]\d\d bytes needed, 1,000 free"):
-        mine.save(2, state(2), {})
+        mine.save(2, state(2), {}, wait=True)
     assert steps_in(mine) == [1]
 
 
@@ -128,7 +131,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     mine = saved(tmp_path)
     mine.folder.write_text("in the way")
     with pytest.raises(StorageError, match=r"cannot save the checkpoint .*step-00000001"):
-        mine.save(1, state(1), {})
+        mine.save(1, state(1), {}, wait=True)
 
 
 # ── damage ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,6 +163,7 @@ def test_a_damaged_checkpoint_is_kept_aside(tmp_path):
     assert aside[0] in mine.run.report.warnings[0]
     for step in (3, 4, 5):
         mine.save(step, state(step), {})
+    mine.close()
     assert (mine.folder / aside[0]).is_dir()
 
 
@@ -201,6 +205,7 @@ def test_the_best_are_kept_beside_the_last(tmp_path):
     mine = saved(tmp_path, keep_last=1, keep_best=KeepBest("validation/loss"))
     for step, loss in enumerate((3.0, 1.0, 2.0, float("nan"), 2.5), start=1):
         mine.save(step, state(step), {"validation/loss": loss})
+    mine.close()
     assert steps_in(mine) == [2, 5]
 
 

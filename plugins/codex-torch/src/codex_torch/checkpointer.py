@@ -34,6 +34,9 @@ from codex_torch.index import DamagedError, read_index
 if TYPE_CHECKING:
     from codex_torch.staging import Staging
 
+WAITED_SECONDS = 0.5
+"""Training may wait for saves that long, in all, before the user is told that they come too often."""
+
 
 @frozen
 class SafetensorsCheckpointer:
@@ -86,6 +89,7 @@ class FolderCheckpointer:
     _staging: Staging | None = field(init=False, default=None)
     _thread: threading.Thread | None = field(init=False, default=None)
     _error: BaseException | None = field(init=False, default=None)
+    _waited: float = field(init=False, default=0.0)
     _written: set[int] = field(init=False, factory=set)
     _swept: bool = field(init=False, default=False)
     _told: set[str] = field(init=False, factory=set)
@@ -321,12 +325,14 @@ class FolderCheckpointer:
         began = self.clock()
         self._thread.join()
         seconds = self.clock() - began
+        self._waited += seconds
         self.run.report.event("checkpoint_waited", step=step, seconds=round(seconds, 3))
-        self._tell_once(
-            "waited",
-            f"saves take longer than the interval between them: step {step} waited {seconds:.1f} s for the last one; "
-            "raise checkpointer.every_steps or every_minutes",
-        )
+        if self._waited >= WAITED_SECONDS:
+            self._tell_once(
+                "waited",
+                "saves take longer than the interval between them: training has waited for the last one, up to step "
+                f"{step} for {self._waited:.1f} s; raise checkpointer.every_steps or every_minutes",
+            )
 
     def _tell_missing_metric(self, metrics: Mapping[str, float]) -> None:
         rule = self.options.keep_best
