@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from codex_kernel.testing import _rewrite as _rewrite
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.checkpoint_archive import CheckpointArchiveContract
 from codex_kernel.testing.checkpointer import CheckpointerContract
 from codex_kernel.testing.dataset import DatasetContract
 from codex_kernel.testing.logger import LoggerContract
@@ -15,6 +16,7 @@ from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
 from codex_kernel.testing.trainer import TrainerContract
 
 __all__ = [
+    "CheckpointArchiveContract",
     "CheckpointerContract",
     "DatasetContract",
     "LoggerContract",

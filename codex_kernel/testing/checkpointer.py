@@ -7,6 +7,8 @@
         def tensor(self, array):
             return torch.from_numpy(array)
 
+A checkpointer that satisfies `CheckpointArchive` subclasses `CheckpointArchiveContract`, which has these tests too.
+
 One rule: it knows the protocol only, and files only as something that can be damaged. It needs pytest.
 """
 
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from codex_kernel.errors import CodexError
+from codex_kernel.errors import CodexError, StorageError
 from codex_kernel.interfaces import Checkpointer, CheckpointState, RunContext
 from codex_kernel.testing._calls import hooks_of
 from codex_kernel.testing.toys import RecordingReporter, make_run
@@ -111,6 +113,27 @@ class CheckpointerContract:
         assert all(checkpoint.path.exists() and checkpoint.size_bytes > 0 for checkpoint in reported)
         assert reported[1] == self.open(run).newest()
 
+    def test_a_save_that_waits_is_on_disk_when_it_returns(self, tmp_path: Path) -> None:
+        """With `wait` another process finds it at once, and it has been reported."""
+        run = make_run(tmp_path)
+        checkpointer = self.open(run)
+        checkpointer.save(3, self.state(3), {}, wait=True)
+        assert [checkpoint.step for checkpoint in reporter_of(run).checkpoints] == [3]
+        assert self.number_of(self.open(run, read_only=True)) == 3
+        checkpointer.close()
+
+    def test_a_save_under_way_is_waited_for(self, tmp_path: Path) -> None:
+        """`newest` finds what the last save began to write, and so does a save that waits, of the same step too."""
+        run = make_run(tmp_path)
+        checkpointer = self.open(run)
+        checkpointer.save(3, self.state(3), {})
+        assert self.number_of(checkpointer) == 3
+        checkpointer.save(6, self.state(6), {})
+        checkpointer.save(6, self.state(6), {}, wait=True)
+        assert [checkpoint.step for checkpoint in reporter_of(run).checkpoints] == [3, 6]
+        assert self.number_of(self.open(run, read_only=True)) == 6
+        checkpointer.close()
+
     def test_metrics_are_kept(self, tmp_path: Path) -> None:
         """A checkpoint has the metrics that it was saved with, NaN and infinities among them."""
         run = make_run(tmp_path)
@@ -125,16 +148,75 @@ class CheckpointerContract:
         }
 
     def test_later_changes_do_not_reach_what_was_saved(self, tmp_path: Path) -> None:
-        """As soon as a save returns, its tensors may change."""
+        """As soon as a save returns tensors, values and metrics may change, save after save."""
         import numpy as np
 
-        array = np.ones(100_000, dtype=np.float32)
-        checkpointer = self.open(make_run(tmp_path))
-        checkpointer.save(1, CheckpointState({"a.safetensors": {"a": self.tensor(array)}}, {}), {})
-        array[:] = 2
-        newest = checkpointer.newest()
-        assert newest is not None
-        assert float(np.asarray(checkpointer.load(newest).tensors["a.safetensors"]["a"]).max()) == 1
+        run = make_run(tmp_path)
+        array, values, metrics = np.zeros(1_000_000, dtype=np.float32), {"steps": [0]}, {"loss": 0.0}
+        checkpointer = self.open(run, keep_last=3)
+        for step in (1, 2, 3):
+            array[:], values["steps"][0], metrics["loss"] = step, step, float(step)
+            tensors = {"a.safetensors": {"a": self.tensor(array), "row": self.tensor(array[:7])}}
+            checkpointer.save(step, CheckpointState(tensors, {"v.json": values}), metrics)
+            array[:], values["steps"][0], metrics["loss"] = -1, -1, -1.0
+        checkpointer.close()
+        saved = reporter_of(run).checkpoints
+        assert [checkpoint.metrics for checkpoint in saved] == [{"loss": float(step)} for step in (1, 2, 3)]
+        for checkpoint in saved:
+            found = self.open(run).load(checkpoint)
+            assert found.values["v.json"] == {"steps": [checkpoint.step]}
+            for tensor in found.tensors["a.safetensors"].values():
+                values_in = np.asarray(tensor)
+                assert float(values_in.min()) == float(values_in.max()) == checkpoint.step
+
+    def test_states_may_change_their_shape(self, tmp_path: Path) -> None:
+        """Tensors may come, go, grow and change their dtype from one save to the next."""
+        import numpy as np
+
+        run = make_run(tmp_path)
+        checkpointer = self.open(run, keep_last=4)
+        shapes: list[dict[str, Any]] = [
+            {"a": np.ones((2, 3), dtype=np.float32)},
+            {"a": np.ones((3, 2), dtype=np.float32), "b": np.ones(4)},
+            {"a": np.ones((3, 2), dtype=np.int64)},
+            {"b": np.full((2, 2), 7.0).T[1:]},
+        ]
+        states = [
+            CheckpointState(
+                {"t.safetensors": {name: self.tensor(array) for name, array in arrays.items()}}, {}
+            )
+            for arrays in shapes
+        ]
+        for step, state in enumerate(states, start=1):
+            checkpointer.save(step, state, {})
+        checkpointer.close()
+        for checkpoint, state in zip(reporter_of(run).checkpoints, states, strict=True):
+            assert_equal_states(checkpointer.load(checkpoint), state)
+
+    def test_a_save_that_fails_costs_that_checkpoint_alone(self, tmp_path: Path) -> None:
+        """It is a warning and an event, with `wait` a StorageError; once there is a place to write to, saving works."""
+        run = make_run(tmp_path)
+        in_the_way = run.folder / "checkpoints"
+        in_the_way.write_text("no folder can be made here")
+        checkpointer = self.open(run)
+        checkpointer.save(3, self.state(3), {})
+        checkpointer.close()
+        reporter = reporter_of(run)
+        failed = [fields for name, fields in reporter.events if name == "checkpoint_failed"]
+        assert [fields["step"] for fields in failed] == [3]
+        assert failed[0]["reason"]
+        assert any(str(in_the_way) in warning for warning in reporter.warnings), reporter.warnings
+        try:
+            checkpointer.save(6, self.state(6), {}, wait=True)
+        except StorageError as error:
+            assert str(in_the_way) in error.message
+        else:
+            raise AssertionError("a save that waits for a checkpoint that cannot be written")
+        assert reporter.checkpoints == []
+        in_the_way.unlink()
+        checkpointer.save(9, self.state(9), {})
+        checkpointer.close()
+        assert self.number_of(self.open(run)) == 9
 
     def test_another_process_finds_it(self, tmp_path: Path) -> None:
         """A checkpointer made later over the same folder finds the newest checkpoint."""
