@@ -163,23 +163,17 @@ def at_step(checkpoints: Opened, step: int | None) -> Checkpoint:
     raise InputError(f"{checkpoints.folder.checkpoints} has no checkpoint of step {step}, it has {steps}")
 
 
-def whole(checkpoints: Opened, step: int | None) -> Checkpoint:
-    """Return a checkpoint every file of which was read and found whole: that of a step, or the newest one.
+def usable(checkpoints: Opened, step: int | None) -> Checkpoint:
+    """Return the checkpoint of a step, or the newest one that was read and found whole.
 
-    Raises what `at_step` raises, and NoCheckpointError where the one of that step turns out to be damaged.
+    Raises what `at_step` raises, and NoCheckpointError where none is whole.
     """
-    if step is None:
-        newest = checkpoints.archive.newest()
-        if newest is None:
-            raise none_usable(checkpoints)
-        return newest
-    checkpoint = at_step(checkpoints, step)
-    if faults := checkpoints.archive.verify(checkpoint):
-        raise NoCheckpointError(
-            f"{checkpoint.path} is damaged: {faults[0]}",
-            remedy=f"codex checkpoints verify {checkpoints.folder.path} says which ones are whole",
-        )
-    return checkpoint
+    if step is not None:
+        return at_step(checkpoints, step)
+    newest = checkpoints.archive.newest()
+    if newest is None:
+        raise none_usable(checkpoints)
+    return newest
 
 
 def none_usable(checkpoints: Opened) -> NoCheckpointError:
@@ -227,27 +221,25 @@ class Pruning:
 def pruning(checkpoints: Opened, rules: Rules, *, damaged: bool) -> Pruning:
     """Return what the rules would delete.
 
-    The newest checkpoints are read until one of them is whole: that one stays, and the damaged ones after it count for
-    no rule. Raises NoCheckpointError where none is whole: then damaged ones are all that there is of the run.
+    The newest checkpoint that a resume would take stays, and the damaged ones after it count for no rule. Raises
+    NoCheckpointError where there is none: then damaged ones are all that there is of the run.
     """
-    known, bad = _newest_whole(checkpoints)
-    if not known:
-        raise none_usable(checkpoints)
-    keep = rules.steps(checkpoints, known) | {known[-1].step}
+    newest = usable(checkpoints, None)
+    found, bad = checkpoints.archive.checkpoints()
+    known = [one for one in found if one.step <= newest.step]
+    later = [one for one in found if one.step > newest.step]
+    keep = rules.steps(checkpoints, known) | {newest.step}
     return Pruning(
         kept=[one for one in known if one.step in keep],
         going=[one for one in known if one.step not in keep],
-        damaged=bad if damaged else [],
+        damaged=[*(_damage(checkpoints, one) for one in later), *bad] if damaged else [],
     )
 
 
-def _newest_whole(checkpoints: Opened) -> tuple[list[Checkpoint], list[Damaged]]:
-    """Return the checkpoints up to the newest whole one, and those that are damaged."""
-    found, damaged = checkpoints.archive.checkpoints()
-    known, bad = sorted(found, key=lambda checkpoint: checkpoint.step), list(damaged)
-    while known and (faults := checkpoints.archive.verify(known[-1])):
-        bad.append(Damaged(known.pop().path, faults[0]))
-    return known, bad
+def _damage(checkpoints: Opened, checkpoint: Checkpoint) -> Damaged:
+    """Return what is wrong with a checkpoint that cannot be used."""
+    faults = checkpoints.archive.verify(checkpoint)
+    return Damaged(checkpoint.path, faults[0] if faults else "a resume would not take it")
 
 
 def size_on_disk(path: Path) -> int:
@@ -268,7 +260,8 @@ def check_target(target: Path) -> None:
 def export(checkpoints: Opened, checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
     """Write the model of a checkpoint and the run's tokenizer into a new folder; return what was written down of it.
 
-    The folder is there whole or not at all. Raises InputError where it exists, StorageError where it cannot be written.
+    The folder is there whole or not at all. Raises InputError where it exists, StorageError where it cannot be written,
+    CodexError where the checkpoint is not as it was saved.
     """
     check_target(target)
     folder = checkpoints.folder

@@ -24,6 +24,7 @@ SECTIONS = {
         "init": "Write a commented starter manifest.",
         "validate": "Check a manifest, its plugins and its data.",
         "plan": "Foretell memory, steps, disk and time of a run.",
+        "verify-resume": "Kill a short run, resume it, compare bit by bit.",
         "schema": "Print the JSON Schema of manifests.",
     },
     "Look": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from codex_kernel.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from codex_kernel.archive import Opened, Pruning, Rules, Standing
+    from codex_kernel.archive import Opened, Pruning, Standing
     from codex_kernel.interfaces import Checkpoint, Damaged
     from codex_kernel.retention import KeepBest
     from codex_kernel.runfolder import RunFolder
@@ -53,7 +53,7 @@ def list_(run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click 
     """
     from codex_kernel.archive import standings
 
-    with _opened(run, runs) as found:
+    with _opened(_find(runs, run)) as found:
         rows, damaged = standings(found)
     if as_json:
         _print_list(found.folder, rows, damaged)
@@ -127,7 +127,7 @@ def show(run: str, step: int | None, runs: Path, as_json: bool) -> None:  # noqa
     from codex_kernel.archive import at_step
     from codex_kernel.cli.summary import shown
 
-    with _opened(run, runs) as found:
+    with _opened(_find(runs, run)) as found:
         checkpoint = at_step(found, step)
         files = found.archive.files(checkpoint)
     if as_json:
@@ -166,16 +166,13 @@ def verify(run: str, step: int | None, runs: Path, as_json: bool) -> int:  # noq
     """
     from codex_kernel.archive import at_step, none_usable
 
-    with _opened(run, runs) as found:
-        if step is None:
-            known, damaged = found.known(), list(found.archive.checkpoints()[1])
-        else:
-            known, damaged = [at_step(found, step)], []
+    with _opened(_find(runs, run)) as found:
+        known, damaged = found.archive.checkpoints() if step is None else ([at_step(found, step)], [])
         verdicts = []
         for number, checkpoint in enumerate(known, start=1):
-            _talk(
-                f"reading step {checkpoint.step:,}, {size(checkpoint.size_bytes)} ({number} of {len(known)})"
-            )
+            if checkpoint.size_bytes > LARGE_BYTES:
+                of = f"({number} of {len(known)})"
+                _talk(f"reading step {checkpoint.step:,}, {size(checkpoint.size_bytes)} {of}")
             faults = list(found.archive.verify(checkpoint))
             if faults and not checkpoint.path.exists():
                 continue  # the process that trains has deleted it meanwhile
@@ -264,43 +261,31 @@ def prune(  # noqa: PLR0913 - click passes each option by name
 
     The newest checkpoint that is whole stays in any case, as does all of it where a process trains (exit code 3).
     """
-    from codex_kernel.archive import Rules
-    from codex_kernel.runfolder import find
-
-    rules = Rules(keep_last, keep_best, keep_every)
-    folder = find(runs, run)
-    if dry_run:
-        with _opened(run, runs) as found:
-            _prune(found, rules, damaged=damaged, delete=False, yes=yes, as_json=as_json)
-        return
-    with folder.locked(), _opened(run, runs, read_only=False) as found:
-        _prune(found, rules, damaged=damaged, delete=True, yes=yes, as_json=as_json)
-
-
-def _prune(  # noqa: PLR0913 - what was asked for
-    found: Opened, rules: Rules, *, damaged: bool, delete: bool, yes: bool, as_json: bool
-) -> None:
-    """Show what goes, ask, and delete it."""
-    from codex_kernel.archive import pruning, size_on_disk
+    from codex_kernel.archive import Rules, pruning, size_on_disk
     from codex_kernel.runfolder import storage_errors
 
-    if any(one.size_bytes > LARGE_BYTES for one in found.known()):
-        _talk("reading the newest checkpoint")
-    plan = pruning(found, rules, damaged=damaged)
-    sizes = {path: size_on_disk(path) for path in plan.paths}
-    if not as_json:
-        _show_pruning(plan, sizes, "delete" if delete else "would delete")
-    if delete and sizes:
-        if not _agreed(len(sizes), yes=yes):
-            click.echo("nothing was deleted", err=True)
-            return
-        for path in sizes:
-            with storage_errors(path):
-                found.archive.delete(path)
+    folder = _find(runs, run)
+    rules = Rules(keep_last, keep_best, keep_every)
+    with nullcontext() if dry_run else folder.locked():
+        with _opened(folder) as found:
+            if any(one.size_bytes > LARGE_BYTES for one in found.known()):
+                _talk("reading the newest checkpoint")
+            plan = pruning(found, rules, damaged=damaged)
+        sizes = {path: size_on_disk(path) for path in plan.paths}
+        if not as_json:
+            _show_pruning(plan, sizes, "would delete" if dry_run else "delete")
+        if sizes and not dry_run:
+            if not _agreed(len(sizes), yes=yes):
+                click.echo("nothing was deleted", err=True)
+                return
+            with _opened(folder, read_only=False) as found:
+                for path in sizes:
+                    with storage_errors(path):
+                        found.archive.delete(path)
     if as_json:
-        _print_pruning(found.folder, plan, sizes, deleted=delete)
+        _print_pruning(folder, plan, sizes, deleted=not dry_run)
     elif sizes:
-        done, freed = ("deleted", "are free again") if delete else ("would delete", "would be free")
+        done, freed = ("would delete", "would be free") if dry_run else ("deleted", "are free again")
         click.echo(f"{done} {len(sizes)}, {size(sum(sizes.values()))} {freed}")
 
 
@@ -373,8 +358,8 @@ def export(run: str, step: int | None, target: Path, runs: Path, as_json: bool) 
     from codex_kernel.cli.summary import shown
 
     archive.check_target(target)
-    with _opened(run, runs) as found:
-        record = archive.export(found, archive.whole(found, step), target.absolute())
+    with _opened(_find(runs, run)) as found:
+        record = archive.export(found, archive.usable(found, step), target.absolute())
     if as_json:
         print_json({"schema_version": 1, "folder": str(target.absolute()), **record})
         return
@@ -392,14 +377,20 @@ def export(run: str, step: int | None, target: Path, runs: Path, as_json: bool) 
 
 
 @contextmanager
-def _opened(run: str, runs: Path, *, read_only: bool = True) -> Iterator[Opened]:
-    """Find the run and open its checkpoints."""
+def _opened(folder: RunFolder, *, read_only: bool = True) -> Iterator[Opened]:
+    """Open a run's checkpoints."""
     from codex_kernel.archive import opened
     from codex_kernel.cli.quiet import TerminalReporter
+
+    with opened(folder, cache_folder(), TerminalReporter(), read_only=read_only) as found:
+        yield found
+
+
+def _find(runs: Path, run: str) -> RunFolder:
+    """Return the run that is meant."""
     from codex_kernel.runfolder import find
 
-    with opened(find(runs, run), cache_folder(), TerminalReporter(), read_only=read_only) as found:
-        yield found
+    return find(runs, run)
 
 
 def _talk(text: str) -> None:

@@ -25,7 +25,9 @@ from codex_kernel import (
     Estimate,
     Evaluation,
     GenerateRequest,
+    NoCheckpointError,
     Parts,
+    Probe,
     Progress,
     RunContext,
     StorageError,
@@ -196,6 +198,18 @@ class Descent:
             seconds_per_step=0.25 if measure else None,
         )
 
+    def probe(self) -> Iterator[Probe]:
+        table_VV, tokenizer = self.parts.model.logits_VV, self.parts.tokenizer
+        yield Probe(
+            "vocabulary", len(table_VV) >= tokenizer.vocab_size, f"the table has {len(table_VV)} rows"
+        )
+        yield Probe("dropout", None, "a table has none")
+        batch = self.parts.data.train.gather(self.parts.data.samples(0, 8))
+        loss, tokens, gradient_VV = _loss(table_VV, batch)
+        after, _, _ = _loss(table_VV - self.options.lr * gradient_VV / tokens, batch)
+        found = f"a step changes the loss from {loss / tokens:.3f} to {after / tokens:.3f}"
+        yield Probe("step", after < loss, f"{found}; trainer.lr decides that")
+
 
 def _loss(logits_VV: Any, batch: Any) -> tuple[float, int, Any]:
     """Return the summed cross-entropy in nats, the number of targets, and the gradient of the sum."""
@@ -301,6 +315,8 @@ class JsonFiles:
         shutil.rmtree(trash)
 
     def export(self, checkpoint: Checkpoint, folder: Path) -> None:
+        if faults := self.verify(checkpoint):
+            raise NoCheckpointError(f"{checkpoint.path} is damaged: {faults[0]}")
         table = self.load(checkpoint).values["model/table.json"]
         (folder / "table.json").write_text(json.dumps(table))
 
