@@ -59,16 +59,16 @@ def test_cuda_that_is_not_there_is_an_error():
     """A device that was asked for is never replaced by another one."""
     if torch.cuda.is_available():
         with pytest.raises(InputError, match=f"'cuda:{torch.cuda.device_count()}'"):
-            hardware.choose(f"cuda:{torch.cuda.device_count()}", "fp32", None, RecordingReporter())
+            hardware.choose(f"cuda:{torch.cuda.device_count()}", "fp32", None, "auto", RecordingReporter())
     else:
         with pytest.raises(InputError, match=r"'cuda', but torch .* sees 0 CUDA devices"):
-            hardware.choose("cuda", "fp32", None, RecordingReporter())
+            hardware.choose("cuda", "fp32", None, "auto", RecordingReporter())
 
 
 def test_what_auto_chose_is_reported():
     """Device, precision and threads are written down."""
     report = RecordingReporter()
-    chosen = hardware.choose("auto", "auto", None, report)
+    chosen = hardware.choose("auto", "auto", None, "auto", report)
     ((name, fields),) = report.events
     assert name == "hardware"
     assert fields["device"] == str(chosen.device)
@@ -81,7 +81,7 @@ def test_auto_takes_bf16_where_the_processor_has_it(monkeypatch, units, precisio
     """`auto` goes by the processor's units, and is quiet about it."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     report = RecordingReporter()
-    assert hardware.choose("cpu", "auto", None, report).precision == precision
+    assert hardware.choose("cpu", "auto", None, "auto", report).precision == precision
     assert report.warnings == []
 
 
@@ -89,7 +89,7 @@ def test_bf16_without_a_unit_for_it_is_done_with_a_warning(monkeypatch):
     """What was asked for is done; that it is slow is said."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     report = RecordingReporter()
-    assert hardware.choose("cpu", "bf16", None, report).precision == "bf16"
+    assert hardware.choose("cpu", "bf16", None, "auto", report).precision == "bf16"
     assert "precision bf16 is slow" in report.warnings[0]
 
 

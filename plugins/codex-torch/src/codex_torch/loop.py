@@ -51,7 +51,9 @@ def fit(  # noqa: C901, PLR0915 - reading a run from top to bottom in one place 
     Raises NonFiniteError before an update that would spoil the weights.
     """
     data, checkpointer = parts.data, parts.checkpointer
-    where = hardware.choose(options.device, options.precision, options.threads, run.report)
+    where = hardware.choose(
+        options.device, options.precision, options.threads, options.determinism, run.report
+    )
     length = options.length(data.train)
     schedule = options.lr_schedule(length.steps)
     if options.warmup_steps >= length.steps:
@@ -169,7 +171,10 @@ def make_optimizer(model: nn.Module, options: TorchTrainer) -> torch.optim.AdamW
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},  # noqa: PLR2004
     )
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=options.lr, betas=options.betas or (0.9, 0.95), fused=True
+        [group for group in groups if group["params"]],
+        lr=options.lr,
+        betas=options.betas or (0.9, 0.95),
+        fused=True,
     )
 
 

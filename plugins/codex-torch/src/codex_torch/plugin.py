@@ -19,6 +19,7 @@ from codex_kernel import (
     InputError,
     Model,
     Parts,
+    Probe,
     RunContext,
     TextPieces,
     Tokenizer,
@@ -284,7 +285,7 @@ class TorchTrainer:
         from codex_torch.generate import generate
         from codex_torch.hardware import choose
 
-        hardware = choose(self.device, self.precision, self.threads, run.report)
+        hardware = choose(self.device, self.precision, self.threads, self.determinism, run.report)
         return generate(hardware, model, tokenizer, state, request)
 
 
@@ -307,3 +308,9 @@ class LoopTrainer:
         from codex_torch.estimate import estimate
 
         return estimate(self.options, self.run, self.parts, measure=measure)
+
+    def probe(self) -> Iterator[Probe]:
+        """Check the model and the data as they are before the first step."""
+        from codex_torch.probe import probe
+
+        return probe(self.options, self.run, self.parts)
