@@ -6,23 +6,26 @@ is never completed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, frozen
+from attrs import asdict, define, field, fields, frozen
 
-from codex_kernel import environment, yaml_writer
+from codex_kernel import changes, environment, metrics, yaml_reader, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
+from codex_kernel.changes import Change
 from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
+    CheckpointArchive,
     Checkpointer,
     CheckpointState,
     Outcome,
-    Progress,
+    Reporter,
     RunContext,
     Trainer,
     TrainResult,
@@ -37,28 +40,108 @@ from codex_kernel.stopping import SignalStop
 
 @frozen
 class Start:
-    """How a run was asked for: the manifest's text, the overrides as written, and the command line."""
+    """How a run was asked for: the manifest's text, the overrides as written, and the command line.
+
+    `instead_of`: the run that it is begun in place of; None: of none.
+    """
 
     manifest_text: bytes
     overrides: Sequence[str]
+    command: Sequence[str]
+    instead_of: Path | None = None
+
+
+@frozen
+class Resumption:
+    """How a run is gone on with: the keys of the manifest that may change, and the command line."""
+
+    allowed: Collection[str]
     command: Sequence[str]
 
 
 def start(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, how: Start) -> Outcome:
     """Run a plan from its first step in a new folder, and return how it ended."""
-    with folder.locked():
+    stop = SignalStop(
+        remedy=f"nothing was trained, so there is nothing to resume: {folder.path} can be deleted"
+    )
+    with folder.locked(), stop.listening():
         write_whole(folder.manifest, how.manifest_text)
         if how.overrides:
             write_whole(folder.overrides, "".join(f"{line}\n" for line in how.overrides).encode())
-        write_whole(folder.resolved, yaml_writer.write(plan.resolved()).encode())
+        write_whole(folder.resolved, _resolved(plan))
         _write_environment(plan, folder, how.command)
-        return _Execution(plan, folder, cache, hooks, resume=False, command=how.command).run()
+        return _Execution(plan, folder, cache, hooks, stop, how).run()
 
 
-def resume(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, command: Sequence[str]) -> Outcome:
-    """Go on with a run from its newest whole checkpoint, and return how it ended."""
-    with folder.locked():
-        return _Execution(plan, folder, cache, hooks, resume=True, command=command).run()
+def resume(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, how: Resumption) -> Outcome:
+    """Go on with a run from its newest whole checkpoint, and return how it ended.
+
+    Raises InputError where the plan differs from the run's manifest in what `how` does not allow.
+    """
+    stop = SignalStop(remedy=f"nothing is lost: codex resume {folder.path}")
+    with folder.locked(), stop.listening():
+        differences = checked_changes(plan, folder, how.allowed)
+        allowed = {*how.allowed, *changes.allowed_before(metrics.read(folder.events), plan)}
+        return _Execution(plan, folder, cache, hooks, stop, how, differences, frozenset(allowed)).run()
+
+
+def checked_changes(plan: Plan, folder: RunFolder, allowed: Collection[str]) -> list[Change]:
+    """Return how a plan differs from the manifest of a run; raise InputError where that may not be."""
+    before = yaml_reader.plain(yaml_reader.read_file(folder.begun()))
+    differences = changes.between(before, plan)
+    changes.check(differences, before, plan, allowed)
+    return differences
+
+
+def completed(folder: RunFolder) -> Outcome | None:
+    """Return the outcome of a run that has come to its end by the manifest that it has still; None of any other."""
+    outcome = read_json(folder.outcome)
+    if outcome is None or outcome["status"] != "completed":
+        return None
+    if outcome.get("resolved_sha256") != _sha256(folder):
+        return None
+    known = {field.name for field in fields(Outcome)}
+    return Outcome(**{name: value for name, value in outcome.items() if name in known})
+
+
+def has_saved(plan: Plan, folder: RunFolder, cache: Path, report: Reporter) -> bool:
+    """Say whether a run has ever had a checkpoint, be it one that is damaged or gone now; changes nothing."""
+    if not folder.resolved.exists():
+        return False
+    if any(event["event"] == "checkpoint_saved" for event in metrics.read(folder.events)):
+        return True
+    run = _context(plan, folder, cache, report, SignalStop(), frozenset())
+    checkpointer = plan.hooks().checkpointer(run, folder.checkpoints, read_only=True)
+    try:
+        if isinstance(checkpointer, CheckpointArchive):
+            return any(checkpointer.checkpoints())
+        return checkpointer.newest() is not None
+    finally:
+        checkpointer.close()
+
+
+def _context(  # noqa: PLR0913 - what a run knows of itself
+    plan: Plan, folder: RunFolder, cache: Path, report: Reporter, stop: SignalStop, allowed: frozenset[str]
+) -> RunContext:
+    return RunContext(
+        run_id=folder.run_id,
+        name=folder.name,
+        seed=plan.seed,
+        folder=folder.path,
+        cache=cache,
+        base=folder.base,
+        report=report,
+        stop=stop,
+        allowed_changes=allowed,
+    )
+
+
+def _resolved(plan: Plan) -> bytes:
+    return yaml_writer.write(plan.resolved()).encode()
+
+
+def _sha256(folder: RunFolder) -> str:
+    return hashlib.sha256(folder.resolved.read_bytes()).hexdigest()
 
 
 def _write_environment(plan: Plan, folder: RunFolder, command: Sequence[str]) -> None:
@@ -74,63 +157,78 @@ class _Execution:
     folder: RunFolder
     cache: Path
     hooks: Hooks
-    resume: bool
-    command: Sequence[str]
+    stop: SignalStop
+    how: Start | Resumption
+    differences: Sequence[Change] = ()
+    allowed: frozenset[str] = frozenset()
+    went_on: bool = field(init=False, default=False)
 
     def run(self) -> Outcome:
         """Run to the end; write the outcome and tell the observers, also where an error ends it."""
         began = time.monotonic()
-        stop = SignalStop()
         reporter = RunReporter(
             self.hooks,
             MetricsLog(NdjsonFile(self.folder.metrics), self.folder.run_id, time.time),
             NdjsonFile(self.folder.events),
         )
-        run = RunContext(
-            run_id=self.folder.run_id,
-            name=self.folder.name,
-            seed=self.plan.seed,
-            folder=self.folder.path,
-            cache=self.cache,
-            base=self.folder.base,
-            report=reporter,
-            stop=stop,
-        )
+        reporter.on_going = lambda: self._go_on(reporter)
+        run = _context(self.plan, self.folder, self.cache, reporter, self.stop, self.allowed)
         reporter.start(run)
-        with stop.listening():
-            try:
-                result = self._train(run, reporter, stop)
-                reporter.settle()
-                outcome = _ended(result, time.monotonic() - began, reporter)
-                self._finish(reporter, outcome)
-                reporter.raise_if_failed()  # a logger with `on_error: fail` may fail as it ends
-            except BaseException as error:
-                outcome = _failed(error, time.monotonic() - began, reporter)
-                # A resume that never went on leaves the outcome of before: it still holds.
-                self._finish(reporter, outcome, write=stop.deferring or not self.resume)
-                raise
+        try:
+            result = self._train(run, reporter)
+            reporter.settle()
+            outcome = _ended(result, time.monotonic() - began, reporter)
+            self._finish(reporter, outcome)
+            reporter.raise_if_failed()  # a logger with `on_error: fail` may fail as it ends
+        except BaseException as error:
+            outcome = _failed(error, time.monotonic() - began, reporter)
+            # A resume that never went on leaves the outcome of before: it still holds.
+            self._finish(reporter, outcome, write=self.went_on or isinstance(self.how, Start))
+            raise
         return outcome
 
-    def _train(self, run: RunContext, reporter: RunReporter, stop: SignalStop) -> TrainResult:
+    def _train(self, run: RunContext, reporter: RunReporter) -> TrainResult:
         """Build the parts in their order and train."""
-        reporter.event("run_resumed" if self.resume else "run_started", command=list(self.command))
+        resumes = isinstance(self.how, Resumption)
+        reporter.event("run_resumed" if resumes else "run_started", command=list(self.how.command))
         reporter.run_started(environment.flat(self.plan.resolved()))
-        if self.resume:
-            for line in changed_plugins(read_json(self.folder.plugins_lock) or {"plugins": []}, self.plan):
-                reporter.warning(f"plugin changed since the run began: {line}")
+        self._tell_what_differs(reporter)
         source = build_source(self.plan, self.hooks, run, self.folder.tokenizer)
-        if self.resume:
+        if resumes:
             check_same_data(read_json(self.folder.data), source)
         write_json(self.folder.data, {"schema": 1, **source.data.report})
         parts = build_parts(self.plan, self.hooks, run, source, self.folder.checkpoints, materialize=True)
         try:
             trainer = self.hooks.trainer(run, parts)
-            state = self._state(parts.checkpointer, reporter) if self.resume else None
-            self._forget_outcome(reporter)
-            stop.deferring = True
+            state = self._state(parts.checkpointer, reporter) if resumes else None
+            self.stop.deferring = True
             return self._fit(trainer, state)
         finally:
             parts.checkpointer.close()
+
+    def _tell_what_differs(self, reporter: RunReporter) -> None:
+        """Say what a user may not expect: other plugins, another manifest, another run than was asked for."""
+        if isinstance(self.how, Start):
+            if self.how.instead_of is not None:
+                reporter.event("begun_again", instead_of=str(self.how.instead_of))
+            return
+        for line in changed_plugins(read_json(self.folder.plugins_lock) or {"plugins": []}, self.plan):
+            reporter.warning(f"plugin changed since the run began: {line}")
+        if self.differences:
+            reporter.warning(changes.in_words(self.differences))
+
+    def _go_on(self, reporter: RunReporter) -> None:
+        """Make the new manifest the run's own, and take away how the run ended before.
+
+        Only now: a resume that fails before leaves the run as it was. Killed from here on, the run is interrupted.
+        """
+        self.went_on = True
+        if self.differences:
+            # First the events: killed in between, a change is recorded twice and not never.
+            for change in self.differences:
+                reporter.event("manifest_changed", **change.as_fields())
+            write_whole(self.folder.resolved, _resolved(self.plan))
+        self.folder.outcome.unlink(missing_ok=True)
 
     def _fit(self, trainer: Trainer, state: CheckpointState | None) -> TrainResult:
         """Train; an error that is none of codex's own is the trainer's, or that of a part which it calls."""
@@ -149,25 +247,21 @@ class _Execution:
         """Return the state to go on from; raise NoCheckpointError where there is none."""
         checkpoint = checkpointer.newest()
         if checkpoint is None:
+            damaged = checkpointer.checkpoints()[1] if isinstance(checkpointer, CheckpointArchive) else ()
+            reasons = "; ".join(f"{one.path.name}: {one.reason}" for one in damaged)
             raise NoCheckpointError(
-                f"{self.folder.checkpoints} has no checkpoint that can be used",
+                f"{self.folder.checkpoints} has no checkpoint that can be used{': ' if reasons else ''}{reasons}",
                 remedy=f"start again: codex run {self.folder.resolved}",
             )
         reporter.last_checkpoint = str(checkpoint.path)
         return checkpointer.load(checkpoint)
 
-    def _forget_outcome(self, reporter: RunReporter) -> None:
-        """Take away how the run ended before: killed from here on, it is interrupted."""
-        before = read_json(self.folder.outcome)
-        if before is not None:
-            reporter.last_progress = Progress(before["steps"], None, 0.0, before["tokens"], before["samples"])
-            self.folder.outcome.unlink()
-
     def _finish(self, reporter: RunReporter, outcome: Outcome, *, write: bool = True) -> None:
         """Write the outcome and let the observers end, once; a second call, for a late failure, only writes."""
         try:
             if write:
-                write_json(self.folder.outcome, {"schema": 1, **_json(outcome)})
+                about = {"schema": 1, **_json(outcome), "resolved_sha256": _sha256(self.folder)}
+                write_json(self.folder.outcome, about)
             if not reporter.finished:
                 reporter.event("run_finished", status=outcome.status, reason=outcome.reason)
         finally:
@@ -202,6 +296,7 @@ def _ended(result: TrainResult, seconds: float, reporter: RunReporter) -> Outcom
         metrics=metrics,
         checkpoint=reporter.last_checkpoint,
         detached=list(reporter.detached),
+        failed_saves=reporter.failed_saves,
     )
 
 
@@ -221,6 +316,7 @@ def _failed(error: BaseException, seconds: float, reporter: RunReporter) -> Outc
         metrics={},
         checkpoint=reporter.last_checkpoint,
         detached=list(reporter.detached),
+        failed_saves=reporter.failed_saves,
     )
 
 

@@ -76,15 +76,11 @@ class NdjsonFile:
     def cut(self, size: int) -> int:
         """Cut the file back to `size` bytes and keep what follows in a file beside it; return how much that was.
 
-        Raises InputError where the file is shorter, StorageError where it cannot be cut.
+        Raises InputError where it is not the file that once had that length, StorageError where it cannot be cut.
         """
         with self._lock, storage_errors(self.path):
             data = self.path.read_bytes()
-            if len(data) < size:
-                raise InputError(
-                    f"{self.path} has {len(data)} bytes, the checkpoint was saved at {size}",
-                    remedy="put the file back from a backup, or start a new run",
-                )
+            _check_whole(self.path, data, size)
             tail = data[size:]
             if tail:
                 beside = self.path.with_name(
@@ -106,6 +102,18 @@ class NdjsonFile:
         data = self.path.read_bytes()
         if data and not data.endswith(b"\n"):
             os.ftruncate(self._file.fileno(), data.rfind(b"\n") + 1)
+
+
+def _check_whole(path: Path, data: bytes, size: int) -> None:
+    """Raise InputError where the first `size` bytes cannot be the records that a checkpoint was saved with."""
+    if len(data) >= size and (size == 0 or data[size - 1 : size] == b"\n"):
+        return
+    found = f"has {len(data):,} bytes" if len(data) < size else f"has no record that ends at byte {size:,}"
+    raise InputError(
+        f"{path} is damaged: the checkpoint was saved when it had {size:,} bytes, it {found}",
+        remedy="put the file back from a backup; or move the newest checkpoint out of checkpoints/, to go on from the "
+        "one before it; or start a new run",
+    )
 
 
 @define(eq=False)
@@ -150,6 +158,11 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(record, dict):
                 raise InputError(f"{path}:{number}: not a JSON record: expected an object")
             yield record
+
+
+def last_steps(records: Iterator[dict[str, Any]]) -> dict[str, int]:
+    """Return the last step of each split."""
+    return {record["split"]: record["step"] for record in records}
 
 
 def series(records: Iterator[dict[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:

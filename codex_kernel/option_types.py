@@ -17,19 +17,23 @@ import attrs
 from attrs import NOTHING, frozen
 
 from codex_kernel.errors import PluginError
-from codex_kernel.options import BOUNDS, HELP, Secret
+from codex_kernel.options import BOUNDS, HELP, ON_RESUME, OnResume, Secret
 from codex_kernel.yaml_scalars import written
 
 
 @frozen
 class Option:
-    """One option of an attrs class, its type resolved; `default` is NOTHING where the option is required."""
+    """One option of an attrs class, its type resolved.
+
+    `default` is NOTHING where the option is required; `on_resume` None: what holds for the kind of plugin.
+    """
 
     name: str
     type: Any
     default: Any
     help: str
     bounds: Mapping[str, float]
+    on_resume: OnResume | None
 
     @property
     def required(self) -> bool:
@@ -50,6 +54,7 @@ def options_of(cls: type) -> tuple[Option, ...]:
             default=attribute.default,
             help=attribute.metadata.get(HELP, ""),
             bounds=attribute.metadata.get(BOUNDS, {}),
+            on_resume=attribute.metadata.get(ON_RESUME),
         )
         for attribute in attrs.fields(cls)
         if attribute.init and not attribute.name.startswith("_")

@@ -203,10 +203,10 @@ def _has_other_type(old: Node, new: Node | None) -> bool:
     current = old.value.get("type") if isinstance(old.value, dict) else None
     if current is None or new is None or not isinstance(current.value, str) or not isinstance(new.value, str):
         return False
-    return not _same_plugin(current.value, new.value)
+    return not is_same_plugin(current.value, new.value)
 
 
-def _same_plugin(one: str, other: str) -> bool:
+def is_same_plugin(one: str, other: str) -> bool:
     """Say whether two types name one plugin; `dist/name` may also be written `name`."""
     only_one_is_long = ("/" in one) != ("/" in other)
     return one == other or (only_one_is_long and one.rpartition("/")[2] == other.rpartition("/")[2])

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from attrs import define, field
+from attrs import asdict, define, field
 
+from codex_kernel import metrics
 from codex_kernel.errors import CodexError, PluginError
 from codex_kernel.hooks import Hooks, ObserverFailure
 from codex_kernel.interfaces import Checkpoint, Outcome, Progress, RunContext
@@ -28,12 +29,17 @@ ACTIVITY_SECONDS = 0.2
 
 @define(eq=False)
 class RunReporter:
-    """The reporter of one run. `run` is set before the first report; `clock` gives seconds since the epoch."""
+    """The reporter of one run. `run` is set before the first report; `clock` gives seconds since the epoch.
+
+    `on_going` is called once: when the trainer has put its state back, or else before the first record.
+    """
 
     hooks: Hooks
     metrics_log: MetricsLog
     events: NdjsonFile
     clock: Callable[[], float] = time.time
+    on_going: Callable[[], None] | None = None
+    failed_saves: int = field(init=False, default=0)
     detached: list[str] = field(init=False, factory=list)
     finished: bool = field(init=False, default=False)
     last_progress: Progress = field(init=False, default=Progress(0, None, 0.0, 0, 0))
@@ -47,6 +53,9 @@ class RunReporter:
     _fatal: CodexError | None = field(init=False, default=None)
     _last_activity: tuple[str, float] = field(init=False, default=("", 0.0))
     _told: set[str] = field(init=False, factory=set)
+    _rewinding: threading.Lock = field(init=False, factory=threading.Lock)
+    _rewinds: int = field(init=False, default=0)
+    _kept_steps: Mapping[str, int] = field(init=False, factory=dict)
 
     def start(self, run: RunContext) -> None:
         """Begin to pass reports on to the observers."""
@@ -60,11 +69,13 @@ class RunReporter:
     def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:
         """Write one record of metrics and tell the loggers."""
         self.raise_if_failed()
+        self._go_on()
         # Read-only, since all loggers are given the same one.
         values = MappingProxyType(as_numbers(values))
         self.metrics_log.write(progress, values, split)
         self.last_progress = progress
-        self._pass_on(lambda: self._tell_metrics(progress, values, split))
+        rewinds = self._rewinds
+        self._pass_on(lambda: self._tell_metrics(progress, values, split, rewinds))
 
     def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:
         """Tell how far a piece of work outside the training loop is."""
@@ -79,6 +90,8 @@ class RunReporter:
     def event(self, name: str, **fields: Any) -> None:
         """Write one record to the run's events and tell the loggers."""
         self._write_event(name, **fields)
+        if name == "checkpoint_failed":
+            self.failed_saves += 1
         self._pass_on(lambda: self.hooks.event(self.run, name, fields))
 
     def warning(self, message: str) -> None:
@@ -98,12 +111,34 @@ class RunReporter:
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the length of the metrics file, safe on disk: a checkpoint that outlives a power cut counts on it."""
-        return {"metrics_bytes": self.metrics_log.file.durable_size()}
+        return {
+            "metrics_bytes": self.metrics_log.file.durable_size(),
+            "progress": asdict(self.last_progress),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut the metrics file back to the checkpoint; what follows is kept in a file beside it."""
-        if cut := self.metrics_log.file.cut(state["metrics_bytes"]):
-            self.event("metrics_rewound", cut_bytes=cut)
+        """Cut the metrics file back to the checkpoint; what follows is kept in a file beside it.
+
+        At the start of a resume, and again whenever the trainer goes back to a checkpoint. Raises InputError where the
+        file is not that of the checkpoint, StorageError where it cannot be cut.
+        """
+        size = state["metrics_bytes"]
+        with self._rewinding:
+            cut = self.metrics_log.file.cut(size)
+            self._rewinds += 1
+            self._kept_steps = metrics.last_steps(metrics.read(self.metrics_log.file.path))
+        self.last_progress = Progress(**state["progress"])
+        fields = {"step": self._kept_steps.get("train", 0), "size_bytes": size, "cut_bytes": cut}
+        self._write_event("metrics_rewound", **fields)
+        # Never left out: an observer that mirrors the file would keep what is no longer in it.
+        self._insist(lambda: self.hooks.event(self.run, "metrics_rewound", fields))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Tell whoever waits for it that the run has begun, or goes on, at the first sign of it."""
+        if (told := self.on_going) is not None:
+            self.on_going = None
+            told()
 
     # ── start and end ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,6 +191,13 @@ class RunReporter:
         except queue.Full:
             self._dropped += 1
 
+    def _insist(self, call: Callable[[], None]) -> None:
+        """Queue a call, and wait for room where there is none."""
+        try:
+            self._calls.put(call, timeout=CLOSING_SECONDS)
+        except queue.Full:  # an observer hangs; `finish` says so
+            self._dropped += 1
+
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
@@ -164,15 +206,28 @@ class RunReporter:
                 text = f"the loggers' thread failed: {type(error).__name__}: {error}"
                 self._fatal = self._fatal or (error if isinstance(error, CodexError) else CodexError(text))
 
-    def _tell_metrics(self, progress: Progress, values: Mapping[str, float], split: str) -> None:
-        """Give the record to the loggers; after one of training, ask for metrics of the machine and give those too."""
+    def _tell_metrics(
+        self, progress: Progress, values: Mapping[str, float], split: str, rewinds: int
+    ) -> None:
+        """Give the record to the loggers; after one of training, ask for metrics of the machine and give those too.
+
+        rewinds: how often the metrics had been rewound when the record was written; it may have been cut off since.
+        """
+        with self._rewinding:
+            stale, kept_step = rewinds != self._rewinds, self._kept_steps.get(split, -1)
+        if stale and progress.step > kept_step:
+            return
         self.hooks.metrics(self.run, progress.step, values, split, progress)
-        if split != "train":
+        if split != "train" or stale:
             return
         collected = self.hooks.collect_metrics(self.run, progress.step)
-        if collected:
+        if not collected:
+            return
+        with self._rewinding:
+            if rewinds != self._rewinds:
+                return
             self.metrics_log.write(progress, collected, "system")
-            self.hooks.metrics(self.run, progress.step, collected, "system", progress)
+        self.hooks.metrics(self.run, progress.step, collected, "system", progress)
 
     def _observer_failed(self, failure: ObserverFailure) -> None:
         """Put a failure into the record; called in the observers' thread."""

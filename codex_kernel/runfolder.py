@@ -16,6 +16,7 @@ the folder's lock.
         tokenizer/          the trained vocabulary
         checkpoints/        step-00000100/ …
         outcome.json        how the run ended (its newest end, if it was resumed)
+        before-<run-id>/    what a run has left that was begun here before, and ended before it saved anything
         run.lock            held while a process works here
 """
 
@@ -42,6 +43,7 @@ from codex_kernel.errors import InputError, LockedError, StorageError
 
 SCHEMA = 1
 LOCK = "run.lock"
+BEFORE = "before-"
 NOT_ENOUGH_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -217,9 +219,33 @@ def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) ->
     return folder
 
 
+def set_aside(folder: RunFolder) -> Path:
+    """Move all that a run has left into a folder of its own beside it, and return that: its place is free again.
+
+    Whoever calls it holds the lock. Killed in between, it can be called again.
+    """
+    beside = folder.path / f"{BEFORE}{folder.run_id}"
+    with storage_errors(beside):
+        beside.mkdir(exist_ok=True)
+        # As long as run.json is there, the run is.
+        for entry in sorted(_contents(folder.path), key=lambda entry: entry.name == "run.json"):
+            entry.rename(beside / entry.name)
+        sync_folder(beside)
+        sync_folder(folder.path)
+    return beside
+
+
 def _is_unused(path: Path) -> bool:
-    """Say whether a folder is empty; the lock of a process that never came to make its run does not count."""
-    return all(entry.name == LOCK for entry in path.iterdir())
+    """Say whether a folder is empty; what was set aside does not count."""
+    return not any(_contents(path))
+
+
+def _contents(path: Path) -> Iterator[Path]:
+    """Yield what a run has in its folder.
+
+    Neither the lock, which a process that never came to make its run may have left, nor what was set aside.
+    """
+    return (entry for entry in path.iterdir() if entry.name != LOCK and not entry.name.startswith(BEFORE))
 
 
 def _in_use(path: Path) -> InputError:
@@ -274,6 +300,19 @@ def find(runs: Path, run: str) -> RunFolder:
     raise InputError(f"no run {run!r}: neither a run folder nor a run below {runs}", remedy="codex runs list")
 
 
+def newest(runs: Path, name: str) -> RunFolder | None:
+    """Return the newest run of a name; None where there is none.
+
+    Raises InputError where it is damaged: an older one, or none, is not what its user means.
+    """
+    known, damaged = survey(runs)
+    mine = [folder for folder in known if folder.name == name]
+    broken = [one for one in damaged if one.path.parent.name == name]
+    if broken and (not mine or broken[-1].path.name > mine[-1].run_id):
+        raise InputError(broken[-1].reason, remedy=f"mend it, or move {broken[-1].path} away")
+    return mine[-1] if mine else None
+
+
 def list_runs(runs: Path) -> list[RunFolder]:
     """Return all runs below a folder, oldest first; folders that are no runs, and damaged ones, are passed over."""
     return survey(runs)[0]
@@ -283,6 +322,8 @@ def survey(runs: Path) -> tuple[list[RunFolder], list[DamagedRun]]:
     """Return all runs below a folder, oldest first, and apart from them those whose run.json cannot be read."""
     found, damaged = [], []
     for about in sorted(runs.glob("*/*/run.json")):
+        if about.parent.name.startswith(BEFORE):
+            continue
         try:
             found.append(open_run(about.parent))
         except InputError as error:

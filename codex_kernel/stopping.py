@@ -22,10 +22,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class SignalStop:
     """The stop request of a run.
 
-    Before `deferring` is set, while the parts are built, there is nothing to save and a signal ends the run at once.
+    Before `deferring` is set, while the parts are built, there is nothing to save and a signal ends the run at once;
+    `remedy` then says how to begin again.
     """
 
     deferring: bool = False
+    remedy: str | None = None
     signal_number: int | None = field(init=False, default=None)
 
     @contextmanager
@@ -48,7 +50,8 @@ class SignalStop:
             os._exit(128 + number)  # asked twice: no clean-up, the checkpoints on disk are whole
         self.signal_number = number
         if not self.deferring:
-            raise StoppedError(f"stopped by {name} before the first step", signal_number=number)
+            text = f"stopped by {name} before the first step"
+            raise StoppedError(text, signal_number=number, remedy=self.remedy)
         # os.write, since a signal handler must not wait for a lock that the interrupted code may hold.
         with suppress(OSError):  # the terminal may be what has gone
             os.write(2, f"\n{name}: finishing the step and saving; once more stops at once\n".encode())

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def manifest_arguments(function: F) -> F:
-    """Give a command the manifest and its overrides."""
+def override_options(function: F) -> F:
+    """Give a command what may be set over a manifest."""
     for decorator in (
         click.option(
             "--set",
@@ -36,10 +36,14 @@ def manifest_arguments(function: F) -> F:
             metavar="FILE",
             help="Merge a YAML file over the manifest, before any --set; repeatable.",
         ),
-        click.argument("manifest", type=click.Path(path_type=Path)),
     ):
         function = decorator(function)
     return function
+
+
+def manifest_arguments(function: F) -> F:
+    """Give a command the manifest and its overrides."""
+    return click.argument("manifest", type=click.Path(path_type=Path))(override_options(function))
 
 
 def make_plan(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...]) -> Plan:

@@ -18,16 +18,19 @@ from codex_kernel.interfaces import Outcome
 from codex_kernel.runfolder import RunFolder
 
 
-def print_summary(folder: RunFolder, outcome: Outcome) -> None:
-    """Print how the run ended, what it reached, and the commands to go on with; the run folder has it all anyway."""
-    lines = "\n".join(_summary(folder, outcome))
+def print_summary(folder: RunFolder, outcome: Outcome, first_line: str | None = None) -> None:
+    """Print how the run ended, what it reached, and the commands to go on with; the run folder has it all anyway.
+
+    first_line: in place of the one that says how the run ended; None: that one.
+    """
+    ended = f"{outcome.status} in {duration(outcome.seconds)}: {outcome.reason}"
+    lines = "\n".join([f"\n{first_line or ended}", *_summary(folder, outcome)])
     with lost_where_nobody_listens():
         click.echo(lines)
 
 
 def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:
     place = shown(folder.path)
-    yield f"\n{outcome.status} in {duration(outcome.seconds)}: {outcome.reason}"
     rows = [
         ("steps", f"{outcome.steps:,}"),
         ("tokens", f"{outcome.tokens:,}"),
@@ -36,6 +39,12 @@ def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:
     ]
     if outcome.detached:
         rows.append(("detached", ", ".join(outcome.detached)))
+    if outcome.failed_saves:
+        one = outcome.failed_saves == 1
+        saves = (
+            f"{outcome.failed_saves} checkpoint{'' if one else 's'} could not be written: see events.ndjson"
+        )
+        rows.append(("failed saves", saves))
     for name, value in rows:
         yield f"  {name:<16} {value}"
     yield ""
