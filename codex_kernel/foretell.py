@@ -1,4 +1,4 @@
-"""What a run will need, before it starts: for `codex plan`.
+"""What a run will need, and what is wrong with it, before it starts: for `codex plan`.
 
 One rule: what can be counted is counted on the real data and the real model; a guess is said to be one.
 """
@@ -6,15 +6,16 @@ One rule: what can be counted is counted on the real data and the real model; a 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
 
-from codex_kernel.build import build_parts, build_source
-from codex_kernel.errors import PluginError
-from codex_kernel.interfaces import Estimate, Estimates, Reporter, RunContext
+from codex_kernel.build import Source, build_parts, build_source
+from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.interfaces import Estimate, Estimates, Probe, Probes, Reporter, RunContext, Trainer
 from codex_kernel.plan import Plan, preflight
 
 
@@ -33,19 +34,75 @@ class Foretold:
     data: Mapping[str, Any]
     vocab_size: int
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the run will train; None where that is not known."""
+        steps, per_step = self.estimate.steps, self.estimate.seconds_per_step
+        return None if steps is None or per_step is None else per_step * steps
+
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         estimate = asdict(self.estimate)
-        per_step = self.estimate.seconds_per_step
-        estimate["seconds"] = None if per_step is None else round(per_step * self.estimate.steps, 1)
+        estimate["seconds"] = None if self.seconds is None else round(self.seconds, 1)
         return {"schema_version": 1, "vocab_size": self.vocab_size, "estimate": estimate, "data": self.data}
 
 
-def foretell(plan: Plan, base: Path, cache: Path, report: Reporter, *, measure: bool) -> Foretold:
-    """Build the run's parts in a folder that is thrown away, and ask the trainer for its estimate.
+@frozen(eq=False)
+class PlannedRun:
+    """A run that is built and not started."""
 
-    With `measure` the model gets its weights and a few steps are timed; without, it has shapes only. The encoded data
-    stays in the cache, where the run finds it.
+    plan: Plan
+    source: Source
+    trainer: Trainer
+
+    def foretell(self, *, measure: bool) -> Foretold:
+        """Ask the trainer for its estimate; with `measure` a few steps are timed.
+
+        Raises PluginError where the trainer cannot estimate.
+        """
+        if not isinstance(self.trainer, Estimates):
+            raise PluginError(
+                f"{self._trainer_name} cannot estimate a run", remedy="codex validate checks the rest"
+            )
+        estimate = self.trainer.estimate(measure=measure)
+        return Foretold(estimate, self.source.data.report, self.source.tokenizer.vocab_size)
+
+    def require_probes(self) -> Probes:
+        """Return the trainer as one that can probe; raise PluginError where it cannot."""
+        if not isinstance(self.trainer, Probes):
+            raise PluginError(
+                f"{self._trainer_name} cannot probe a run",
+                remedy="leave --probe out, or choose another trainer",
+            )
+        return self.trainer
+
+    def probe(self) -> Iterator[Probe]:
+        """Yield what each of the trainer's checks found, as it is found; raise PluginError where one breaks."""
+        probes = self.require_probes()
+        try:
+            yield from probes.probe()
+        except CodexError:
+            raise
+        except Exception as error:
+            text = str(error).strip().split("\n", maxsplit=1)[0]
+            raise PluginError(
+                f"{self._trainer_name} failed while probing: {type(error).__name__}: {text}",
+                remedy="--debug shows where",
+            ) from error
+
+    @property
+    def _trainer_name(self) -> str:
+        return str(self.plan.of_kind("trainer")[0].entry)
+
+
+@contextmanager
+def planned(
+    plan: Plan, base: Path, cache: Path, report: Reporter, *, materialize: bool
+) -> Iterator[PlannedRun]:
+    """Build the run's parts in a folder that is thrown away.
+
+    With `materialize` the model gets its weights; without, it has shapes only. The encoded data stays in the cache,
+    where the run finds it.
     """
     hooks = preflight(plan, base, cache)
     with tempfile.TemporaryDirectory(prefix="codex-plan-") as name:
@@ -62,17 +119,9 @@ def foretell(plan: Plan, base: Path, cache: Path, report: Reporter, *, measure: 
         )
         source = build_source(plan, hooks, run, folder / "tokenizer")
         parts = build_parts(
-            plan, hooks, run, source, folder / "checkpoints", materialize=measure, read_only=True
+            plan, hooks, run, source, folder / "checkpoints", materialize=materialize, read_only=True
         )
         try:
-            trainer = hooks.trainer(run, parts)
-            if not isinstance(trainer, Estimates):
-                chosen = plan.of_kind("trainer")[0]
-                raise PluginError(
-                    f"{chosen.entry} cannot estimate a run", remedy="codex validate checks the rest"
-                )
-            return Foretold(
-                trainer.estimate(measure=measure), source.data.report, source.tokenizer.vocab_size
-            )
+            yield PlannedRun(plan, source, hooks.trainer(run, parts))
         finally:
             parts.checkpointer.close()

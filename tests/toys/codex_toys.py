@@ -138,7 +138,8 @@ class Descent:
                 self.parts.model.logits_VV[:] = state.values["model/table.json"]
             if self.options.forgets != "records":
                 self.run.report.load_state_dict(state.values["trainer.json"]["report"])
-        progress = Progress(first, self.options.max_steps, 0.0, tokens_before, first * 8)
+        epoch = first * 8 / len(self.parts.data.train)
+        progress = Progress(first, self.options.max_steps, epoch, tokens_before, first * 8)
         metrics: dict[str, float] = {}
         for step in range(first, self.options.max_steps):
             if step == self.options.fail_at:
