@@ -87,17 +87,15 @@ def _order(records: Sequence[Mapping[str, Any]]) -> str:
 # ── files of a checkpoint ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def compare_files(
-    step: int, undisturbed: Mapping[str, Path], resumed: Mapping[str, Path]
+def compare_file(
+    name: str, step: int, undisturbed: Path | None, resumed: Path | None
 ) -> Iterator[Difference]:
-    """Yield where the files of two checkpoints of a step differ; both map a file's name to where it lies."""
-    for name in sorted({*undisturbed, *resumed}):
-        if name not in resumed:
-            yield Difference(name, "the file", step, "there", "missing")
-        elif name not in undisturbed:
-            yield Difference(name, "the file", step, "missing", "there")
-        elif (at := _first_differing_byte(undisturbed[name], resumed[name])) is not None:
-            yield from _explain(name, step, undisturbed[name], resumed[name], at)
+    """Yield where a file of two checkpoints of a step differs; None: that checkpoint has no such file."""
+    if undisturbed is None or resumed is None:
+        one, two = ("missing" if side is None else "there" for side in (undisturbed, resumed))
+        yield Difference(name, "the file", step, one, two)
+    elif (at := _first_differing_byte(undisturbed, resumed)) is not None:
+        yield from _explain(name, step, undisturbed, resumed, at)
 
 
 def _explain(name: str, step: int, one: Path, two: Path, at: int) -> Iterator[Difference]:

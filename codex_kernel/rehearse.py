@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from attrs import evolve, frozen
 
 from codex_kernel import killing, metrics, yaml_writer
 from codex_kernel.archive import none_usable, opened
-from codex_kernel.compare import Difference, compare_files, compare_metrics
+from codex_kernel.compare import Difference, compare_file, compare_metrics
 from codex_kernel.errors import CodexError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import Reporter
@@ -27,6 +28,7 @@ from codex_kernel.runfolder import RunFolder, open_run, write_whole
 EVALUATIONS = 4
 EVALUATED_BLOCKS = 8
 MISSES_PER_KILL = 3
+DIFFERENCES_PER_FILE = 20
 _LOG_LINES = 3
 
 Tell = Callable[[str], None]
@@ -61,7 +63,10 @@ class Wish:
 
 @frozen
 class Rehearsal:
-    """What came of it; `records`, `files` and `size_bytes` count what was compared in each killed run."""
+    """What came of it; `records`, `files` and `size_bytes` count what was compared in each killed run.
+
+    `differences` has the first of each file alone, DIFFERENCES_PER_FILE of them.
+    """
 
     wish: Wish
     steps: int
@@ -227,12 +232,15 @@ def _compared(
     step, files = _last_checkpoint(reference, places)
     differences: list[Difference] = []
     for run in runs:
-        differences += compare_metrics(run.metrics.name, records, metrics.read(run.metrics))
+        of_metrics = compare_metrics(run.metrics.name, records, metrics.read(run.metrics))
+        differences += islice(of_metrics, DIFFERENCES_PER_FILE)
         other_step, others = _last_checkpoint(run, places)
         if other_step != step:
             differences.append(Difference("checkpoints", "newest step", None, str(step), str(other_step)))
         else:
-            differences += compare_files(step, files, others)
+            for name in sorted({*files, *others}):
+                of_file = compare_file(name, step, files.get(name), others.get(name))
+                differences += islice(of_file, DIFFERENCES_PER_FILE)
     return evolve(
         rehearsal,
         records=len(records),

@@ -20,7 +20,7 @@ from codex_kernel.cli.terminal import cache_folder, json_option, print_json, pri
 if TYPE_CHECKING:
     from codex_kernel.rehearse import Rehearsal
 
-SHOWN_DIFFERENCES = 10
+SHOWN_DIFFERENCES = 4
 
 
 @click.command(
@@ -107,7 +107,7 @@ def _progress() -> Iterator[Any]:
 
     def tell(text: str) -> None:
         nonlocal last
-        work = text.partition(": step")[0]
+        work = text.partition(":")[0]
         if live:
             click.echo(f"\r\033[K{text} …", nl=False, err=True)
         elif work != last:
@@ -145,12 +145,17 @@ def _show(found: Rehearsal) -> None:
     if not found.differences:
         click.echo(f"identical: {compared}; {len(found.hits)} kills ({again})")
         return
-    for difference in found.differences[:SHOWN_DIFFERENCES]:
-        click.echo(unicode(difference))
-    more = len(found.differences) - SHOWN_DIFFERENCES
-    if more > 0:
-        click.echo(f"… and {more} more")
-    click.echo(f"different: {len(found.differences)} of {compared}; {len(found.hits)} kills ({again})")
+    files = list(dict.fromkeys(difference.file for difference in found.differences))
+    for file in files:
+        of_file = [difference for difference in found.differences if difference.file == file]
+        for difference in of_file[:SHOWN_DIFFERENCES]:
+            click.echo(unicode(difference))
+        if len(of_file) > SHOWN_DIFFERENCES:
+            click.echo(unicode(f"{file}: … and more"))
+    click.echo(unicode(f"different: {', '.join(files)}; {compared}; {len(found.hits)} kills ({again})"))
+    click.echo(
+        "--kills 0 says whether the run repeats itself at all, --keep keeps both runs to look at", err=True
+    )
 
 
 def _json(found: Rehearsal) -> dict[str, Any]:
