@@ -6,14 +6,24 @@ One rule: the header never changes, so a metric that turns up late needs no new 
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Iterable, Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from attrs import define, field
 
 from codex_kernel import Outcome, RunContext, hookimpl, option
-from codex_kernel.builtin.records import misplaced, open_records
+from codex_kernel.builtin.records import (
+    Entry,
+    is_shared,
+    kept_records,
+    misplaced,
+    open_records,
+    place,
+    replace,
+    rewound,
+)
 
 COLUMNS = ("run_id", "time", "step", "split", "metric", "value")
 
@@ -41,13 +51,37 @@ class CsvLogger:
         """Write a row for each metric."""
         file = self._open(run)
         now = time.time()
-        rows = [(run.run_id, now, step, split, name, float(value)) for name, value in metrics.items()]
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows(_rows(run.run_id, now, step, split, metrics))
         file.flush()
+
+    @hookimpl
+    def codex_event(self, run: RunContext, name: str, fields: Mapping[str, Any]) -> None:
+        """Go back with the run's metrics to a checkpoint, so that the table has each step once."""
+        if name == "metrics_rewound":
+            self._rewind(run, fields["size_bytes"])
 
     @hookimpl
     def codex_run_finished(self, outcome: Outcome) -> None:  # noqa: ARG002 - every outcome is the same here
         """Close the file."""
+        self._close()
+
+    def _rewind(self, run: RunContext, size_bytes: int) -> None:
+        """Write the table anew, with the rows of the records that the run has kept."""
+        self._close()
+        path = place(self.path, run.folder)
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [list(COLUMNS)]
+        entries = [Entry(row[0], int(row[2]), row[3], row) for row in rows]
+        if is_shared(path, entries, run):
+            return
+        text = io.StringIO()
+        kept = rewound(entries, kept_records(run, size_bytes), _rows_of_record)
+        csv.writer(text, lineterminator="\n").writerows([header, *kept])
+        replace(path, text.getvalue())
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -59,3 +93,16 @@ class CsvLogger:
                 csv.writer(self._file, lineterminator="\n").writerow(COLUMNS)
                 self._file.flush()
         return self._file
+
+
+def _rows(run_id: str, now: float, step: int, split: str, metrics: Mapping[str, float]) -> list[list[Any]]:
+    """Return the rows of a record."""
+    return [[run_id, now, step, split, name, float(value)] for name, value in metrics.items()]
+
+
+def _rows_of_record(record: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows of a record of `metrics.ndjson`; null there is a number that was not finite."""
+    known = ("schema", "run_id", "time", "step", "epoch", "tokens", "split", "nonfinite")
+    metrics = {name: value for name, value in record.items() if name not in known}
+    metrics = {name: float("nan") if value is None else value for name, value in metrics.items()}
+    return _rows(record["run_id"], record["time"], record["step"], record["split"], metrics)

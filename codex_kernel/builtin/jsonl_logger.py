@@ -9,12 +9,21 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from attrs import define, field
 
 from codex_kernel import Outcome, Progress, RunContext, hookimpl, option
-from codex_kernel.builtin.records import misplaced, open_records
+from codex_kernel.builtin.records import (
+    Entry,
+    is_shared,
+    kept_records,
+    misplaced,
+    open_records,
+    place,
+    replace,
+    rewound,
+)
 
 
 @define(eq=False)
@@ -59,8 +68,32 @@ class JsonlLogger:
         file.flush()
 
     @hookimpl
+    def codex_event(self, run: RunContext, name: str, fields: Mapping[str, Any]) -> None:
+        """Go back with the run's metrics to a checkpoint, so that the file has each step once."""
+        if name == "metrics_rewound":
+            self._rewind(run, fields["size_bytes"])
+
+    @hookimpl
     def codex_run_finished(self, outcome: Outcome) -> None:  # noqa: ARG002 - every outcome is the same here
         """Close the file."""
+        self._close()
+
+    def _rewind(self, run: RunContext, size_bytes: int) -> None:
+        """Write the file anew, with the lines of the records that the run has kept."""
+        self._close()
+        path = place(self.path, run.folder)
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        entries = [
+            Entry(record["run_id"], record["step"], record["split"], line)
+            for line in lines
+            for record in [json.loads(line)]
+        ]
+        if not is_shared(path, entries, run):
+            replace(path, "".join(rewound(entries, kept_records(run, size_bytes), _line_of_record)))
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -69,3 +102,11 @@ class JsonlLogger:
         if self._file is None:
             self._file = open_records(self.path, run)
         return self._file
+
+
+def _line_of_record(record: Mapping[str, Any]) -> list[str]:
+    """Return the line of a record of `metrics.ndjson`."""
+    line = {name: value for name, value in record.items() if name not in {"schema", "nonfinite"}}
+    if "nonfinite" in record:
+        line["nonfinite"] = True
+    return [json.dumps(line, allow_nan=False) + "\n"]

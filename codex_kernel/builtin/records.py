@@ -1,17 +1,34 @@
 """Files that loggers append records to, a line or a few at a time.
 
 One rule: what the file holds is whole records; the piece that a killed run left at its end is cut off, with a warning.
+When the run goes back to a checkpoint, the file goes back with `metrics.ndjson`, which it mirrors.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Generic, TextIO, TypeVar
 
-from codex_kernel import InputError, RunContext
+from attrs import frozen
 
+from codex_kernel import InputError, RunContext, sync_folder
+
+E = TypeVar("E")
 _TAIL_BYTES = 1 << 16
+
+
+@frozen
+class Entry(Generic[E]):
+    """What a mirror holds of one record: whose it is, where it belongs, and the line or row itself."""
+
+    run_id: str
+    step: int
+    split: str
+    content: E
 
 
 def open_records(path: str, run: RunContext) -> TextIO:
@@ -59,3 +76,52 @@ def _cut_unfinished(file: Path) -> int:
             end = start
         stream.truncate(end)
         return size - end
+
+
+def rewound(
+    entries: Sequence[Entry[E]],
+    kept: Iterable[Mapping[str, Any]],
+    made: Callable[[Mapping[str, Any]], Iterable[E]],
+) -> list[E]:
+    """Return what a mirror holds of the records that a run has kept, in their order.
+
+    made: gives the lines or rows of a record that the mirror has not; it lags behind, and the run may have been killed.
+    """
+    by_place: dict[tuple[int, str], list[E]] = {}
+    for entry in entries:
+        by_place.setdefault((entry.step, entry.split), []).append(entry.content)
+    contents: list[E] = []
+    for record in kept:
+        contents.extend(by_place.pop((record["step"], record["split"]), []) or made(record))
+    return contents
+
+
+def kept_records(run: RunContext, size_bytes: int) -> list[dict[str, Any]]:
+    """Return the records in the first bytes of the run's metrics; what follows is told to the loggers anew."""
+    with (run.folder / "metrics.ndjson").open("rb") as file:
+        return [json.loads(line) for line in file.read(size_bytes).splitlines()]
+
+
+def is_shared(path: Path, entries: Sequence[Entry[E]], run: RunContext) -> bool:
+    """Say, with a warning, whether a file holds other runs too: it stays as it is, for they may be writing to it."""
+    if all(entry.run_id == run.run_id for entry in entries):
+        return False
+    run.report.warning(
+        f"{path} holds other runs too, so it is not rewound: of this run it may have a step twice; "
+        f"{run.folder / 'metrics.ndjson'} has each once"
+    )
+    return True
+
+
+def replace(path: Path, text: str) -> None:
+    """Put a text in place of a file, whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -6,6 +6,7 @@ One rule: `--help` costs click and this table; a command's module is imported wh
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -87,6 +88,7 @@ def codex(debug: bool) -> None:  # noqa: FBT001 - `main` acts on it, click only 
 
 def main(arguments: list[str]) -> int:
     """Run a command line and return its exit code; errors are shown in a few lines, with a traceback under --debug."""
+    _open_closed_streams()
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -103,6 +105,19 @@ def main(arguments: list[str]) -> int:
         with lost_where_nobody_listens():
             _show(error, debug=debug)
         return error.exit_code if isinstance(error, CodexError) else 1
+
+
+def _open_closed_streams() -> None:
+    """Let standard streams that were closed (`2>&-`) go nowhere: else the next file opened would have their number.
+
+    What is meant for the terminal would then be written into a file of the run.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - standard error
+        pass
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 @contextmanager
