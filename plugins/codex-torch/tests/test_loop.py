@@ -79,13 +79,21 @@ def test_the_reported_loss_is_the_mean_of_its_window(tmp_path):
 
 
 def test_each_record_says_how_the_step_went(tmp_path):
-    """Loss, learning rate, gradient norm, throughput and step time, by these names."""
+    """Loss, learning rate, gradient norm, throughput, step time and memory, by these names."""
     run = training(tmp_path, log_every=3)
     run.trainer.fit(None)
     for split, _, metrics in run.run.report.records:
         if split == "train":
-            assert set(metrics) == {"loss", "lr", "grad_norm", "tokens_per_second", "step_seconds"}
+            assert set(metrics) == {
+                "loss",
+                "lr",
+                "grad_norm",
+                "tokens_per_second",
+                "step_seconds",
+                "peak_memory_bytes",
+            }
             assert metrics["tokens_per_second"] > 0
+            assert metrics["peak_memory_bytes"] > 1e7
 
 
 def test_the_gradient_is_that_of_the_mean_over_the_targets_of_the_step(tmp_path):
@@ -213,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, value):
     assert f"step 3, samples {ids[0]}, {ids[1]};" in caught.value.message
     assert run.run.report.events[-1] == (
         "nonfinite",
-        {"step": 3, "reason": caught.value.message.split(" at step")[0], "sample_ids": ids},
+        {"step": 3, "reason": caught.value.message.split(" at step")[0], "sample_ids": ids, "action": "stop"},
     )
     assert sorted(run.checkpointer.states) == [1, 2]
     saved = run.checkpointer.states[2].tensors["model/model.safetensors"]

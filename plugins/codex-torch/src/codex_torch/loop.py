@@ -1,6 +1,6 @@
 """The training loop.
 
-One rule: `fit` reads from top to bottom as what happens in a run, and nothing of it happens anywhere else.
+One rule: `loop` reads from top to bottom as what happens in a run, and nothing of it happens anywhere else.
 Shapes: B blocks of a micro-batch, T tokens of a block.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,19 +23,19 @@ from codex_kernel import (
     CheckpointState,
     Evaluation,
     InputError,
-    Model,
-    NonFiniteError,
     Parts,
-    PluginError,
     Progress,
     Reporter,
     RunContext,
     TrainResult,
 )
-from codex_torch import hardware, rng, state
+from codex_torch import faults, hardware, rng, state
+from codex_torch.early import Patience
+from codex_torch.guard import Spikes
 from codex_torch.hardware import Hardware
 from codex_torch.loss import loss_sum
-from codex_torch.schedule import Length
+from codex_torch.schedule import Length, Schedule
+from codex_torch.trained import Trained
 
 if TYPE_CHECKING:
     from codex_torch.plugin import TorchTrainer
@@ -43,139 +43,149 @@ if TYPE_CHECKING:
 clock = time.perf_counter
 
 
-def fit(  # noqa: C901, PLR0915 - reading a run from top to bottom in one place is the point
-    options: TorchTrainer, run: RunContext, parts: Parts, saved: CheckpointState | None
-) -> TrainResult:
+def fit(options: TorchTrainer, run: RunContext, parts: Parts, saved: CheckpointState | None) -> TrainResult:
     """Train to the end or to a stop request, from `saved` or from the first step; see `codex_kernel.Trainer`.
 
     Raises NonFiniteError before an update that would spoil the weights.
     """
-    data, checkpointer = parts.data, parts.checkpointer
     where = hardware.choose(
         options.device, options.precision, options.threads, options.determinism, run.report
     )
+    with where.deterministic_algorithms():
+        try:
+            return loop(options, where, run, parts, saved)
+        except RuntimeError as error:
+            if (explained := hardware.explain(error)) is not None:
+                raise explained from error
+            raise
+
+
+def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in one place is the point
+    options: TorchTrainer, where: Hardware, run: RunContext, parts: Parts, saved: CheckpointState | None
+) -> TrainResult:
+    """Train on this hardware; see `fit`."""
+    began_run = clock()
+    data, checkpointer, report, blocks = parts.data, parts.checkpointer, run.report, options.blocks_at_once
     length = options.length(data.train)
     schedule = options.lr_schedule(length.steps)
-    if options.warmup_steps >= length.steps:
-        run.report.warning(
-            f"the run ends in its warm-up: {length.steps} steps, warmup_steps {options.warmup_steps}"
-        )
+    check_plan(options, parts, schedule, report)
 
     rng.seed_all(run.seed)
-    model = prepare(parts.model, where, run.report)
-    optimizer = make_optimizer(model, options)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    trained = state.Trained(model, optimizer)
+    trained = Trained.prepare(parts.model, options, where, report)
+    model, parameters, scaler = trained.model, trained.parameters, trained.scaler
+    spikes = Spikes(options.loss_spike.sigmas, options.loss_spike.window) if options.loss_spike else None
+    patience = Patience(options.early_stopping) if options.early_stopping else None
     identity = state.Identity.of(options, run, parts, length, where)
-    totals = state.Totals() if saved is None else state.restore(saved, trained, identity, run)
+    run_state = state.RunState(trained, spikes, patience, identity, run)
+    totals = state.Totals() if saved is None else run_state.restore(saved)
+    seconds_before, gone_back = totals.seconds, dict[int, int]()
 
     model.train()
-    while totals.step < length.steps:
+    ended = end_of(totals, length, options, patience)
+    while ended is None:
         began = clock()
-        batch = data.train.gather(data.samples(totals.position, length.samples_of(totals.position)))
+        count = length.samples_of(totals.position - totals.passed_over)
+        batch = data.train.gather(data.samples(totals.position, count))
         targets = count_targets(batch)
 
         # The loss is divided by the targets of the whole step: any split into micro-batches gives the same gradient.
         sums = []
-        for inputs in micro_batches(batch, options.blocks_at_once, where.device):
+        for inputs in micro_batches(batch, blocks, where.device):
             with where.autocast():
                 loss = loss_sum(model, *inputs)
-            (loss / targets).backward()  # type: ignore[no-untyped-call] # torch's own
+            scaler.scale(loss / targets).backward()  # type: ignore[no-untyped-call] # torch's own
             sums.append(loss.detach())
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = get_total_norm(gradients)
+        trained.unscale_gradients()
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
         *sum_values, norm_value = torch.stack([*sums, norm]).tolist()  # the one wait for the device in a step
-        if not math.isfinite(sum(sum_values) + norm_value):
-            raise not_finite(
-                totals.step + 1, batch, sum_values, norm_value, options.blocks_at_once, run.report
-            )
-        if options.max_grad_norm is not None:
-            clip_grads_with_norm_(parameters, options.max_grad_norm, norm)
-        lr = schedule.lr_of(totals.step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        mean_loss = math.fsum(sum_values) / targets
+        fault = faults.find(batch, sum_values, norm_value, blocks, mean_loss, spikes)
+        if fault is not None:
+            trained.forget_gradients()
+            if trained.lower_scale(sum_values, report):
+                continue  # fp16 has overflowed: the same samples again, at a smaller scale
+            faults.record(fault, totals.step + 1, options.on_nonfinite, report)
+            if options.on_nonfinite == "stop":
+                raise faults.stopped(fault, totals.step + 1)
+            if options.on_nonfinite == "rollback":
+                checkpoint = faults.checkpoint_before(fault, totals.step + 1, checkpointer, gone_back)
+                report.warning(
+                    f"{fault} at step {totals.step + 1}: back to step {checkpoint.step}, past these samples"
+                )
+                position = totals.position + count
+                totals = run_state.restore(checkpointer.load(checkpoint))
+                totals.pass_over(position)
+                continue
+            report.warning(f"{fault}: step {totals.step + 1} is left out")
+            totals.skips_in_a_row += 1
+            totals.skipped_steps += 1
+            faults.check_skips(fault, totals.step + 1, totals.skips_in_a_row)
+            lr = schedule.lr_of(totals.step)
+        else:
+            if options.max_grad_norm is not None:
+                clip_grads_with_norm_(parameters, options.max_grad_norm, norm)
+            lr = schedule.lr_of(totals.step)
+            trained.update(lr)
+            if spikes is not None:
+                spikes.add(mean_loss)
+            totals.skips_in_a_row = 0
+            totals.window.loss_sum += math.fsum(sum_values)
+            totals.window.tokens += targets
 
         totals.step += 1
-        totals.position += len(batch.sample_ids_B)
+        totals.position += count
         totals.tokens += targets
-        totals.window.loss_sum += sum(sum_values)
-        totals.window.tokens += targets
         totals.window.steps += 1
         totals.window.seconds += clock() - began
+        totals.seconds = seconds_before + clock() - began_run
 
-        last = totals.step == length.steps
+        ended = end_of(totals, length, options, patience)
         progress = progress_of(totals, length, len(data.train))
-        if totals.step % options.log_every == 0 or totals.step == 1 or last:
+        if totals.step % options.log_every == 0 or totals.step == 1 or ended:
             metrics = window_metrics(totals.window) | {"lr": lr, "grad_norm": norm_value}
-            run.report.metrics(progress, metrics)
+            report.metrics(progress, metrics | trained.metrics() | totals.metrics_of_skips())
             totals.metrics["train/loss"] = metrics["loss"]
             totals.window = state.Window()
 
         evaluated: dict[str, float] = {}
         every = parts.evaluate.every_steps
-        if data.validation is not None and (last or (every is not None and totals.step % every == 0)):
-            metrics = parts.evaluation_metrics(
-                evaluate(model, parts, options.blocks_at_once, where, run.report)
-            )
-            run.report.metrics(progress, metrics, split="validation")
+        if data.validation is not None and (ended or (every is not None and totals.step % every == 0)):
+            with trained.averaged():
+                metrics = parts.evaluation_metrics(evaluate(model, parts, blocks, where, report))
+            report.metrics(progress, metrics, split="validation")
             evaluated = {f"validation/{name}": value for name, value in metrics.items()}
             totals.metrics |= evaluated
+            if patience is not None and patience.update(evaluated, totals.step):
+                ended = ended or patience.reason()
 
         asked = run.stop.signal_number
-        if last or asked is not None or checkpointer.due(totals.step):
+        if ended or asked is not None or checkpointer.due(totals.step):
             # A validation metric of an earlier step says nothing of these weights.
             of_now = {"train/loss": totals.metrics["train/loss"], **evaluated}
-            checkpointer.save(totals.step, state.capture(trained, totals, identity, run), of_now)
-        if asked is not None and not last:
-            name = signal.Signals(asked).name
-            reason = f"stopped by {name} after step {totals.step} of {length.steps}, saved"
+            now = run_state.capture(totals)
+            checkpointer.save(totals.step, now, of_now, wait=bool(ended) or asked is not None)
+        if asked is not None and not ended:
+            of = "" if length.steps is None else f" of {length.steps}"
+            reason = f"stopped by {signal.Signals(asked).name} after step {totals.step}{of}, saved"
             return TrainResult(progress, dict(totals.metrics), reason, asked)
 
     progress = progress_of(totals, length, len(data.train))
-    return TrainResult(progress, dict(totals.metrics), f"all {length.steps} steps done")
+    return TrainResult(progress, dict(totals.metrics), ended)
 
 
 # ── before the first step ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def prepare(model: Model, where: Hardware, report: Reporter) -> nn.Module:
-    """Return the model on its device, its trained parameters in fp32; raise PluginError where it cannot be trained."""
-    if not isinstance(model, nn.Module):
-        raise PluginError(
-            f"the trainer torch needs a torch.nn.Module, got a {type(model).__name__}",
-            remedy="choose another model",
+def check_plan(options: TorchTrainer, parts: Parts, schedule: Schedule, report: Reporter) -> None:
+    """Raise InputError where an option asks for what this run does not have; warn of what is hardly meant."""
+    if options.early_stopping is not None and parts.data.validation is None:
+        raise InputError(
+            "early_stopping needs evaluations, and the run has no validation split",
+            remedy="set data.validation_fraction above 0, or leave early_stopping out",
         )
-    module = model.to(where.device)
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise PluginError(
-            "the model has no parameter that requires a gradient", remedy="see model and adapters"
-        )
-    half = [parameter for parameter in trainable if parameter.dtype in {torch.float16, torch.bfloat16}]
-    if half:
-        # A step is often smaller than the spacing of bf16 numbers, and would be rounded away.
-        report.warning(f"{len(half)} trained parameters are in {half[0].dtype}; they are trained in fp32")
-        for parameter in half:
-            parameter.data = parameter.data.float()
-    return module
-
-
-def make_optimizer(model: nn.Module, options: TorchTrainer) -> torch.optim.AdamW:
-    """Return AdamW over the parameters that require a gradient; only matrices decay."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = (
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": options.weight_decay},  # noqa: PLR2004 - a matrix
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},  # noqa: PLR2004
-    )
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=options.lr,
-        betas=options.betas or (0.9, 0.95),
-        fused=True,
-    )
+    for remark in schedule.remarks():
+        report.warning(remark)
 
 
 # ── in a step ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,7 +196,7 @@ def count_targets(batch: Batch) -> int:
     targets = int(np.count_nonzero(batch.targets_BT != IGNORE_INDEX))
     if targets == 0:
         raise InputError(
-            f"no block of an optimizer step has a target: samples {_listed(batch.sample_ids_B)}",
+            f"no block of an optimizer step has a target: samples {faults.listed(batch.sample_ids_B)}",
             remedy="raise trainer.global_batch_size, or look at the prompts of the dataset",
         )
     return targets
@@ -201,41 +211,35 @@ def micro_batches(
     yield from zip(*(torch.split(tensor, blocks) for tensor in tensors), strict=True)
 
 
-def not_finite(  # noqa: PLR0913 - all that the message says
-    step: int, batch: Batch, sums: Sequence[float], norm: float, blocks: int, report: Reporter
-) -> NonFiniteError:
-    """Write down which samples made a loss or the gradient not finite; return the error that says so."""
-    ids = np.asarray(batch.sample_ids_B)
-    bad = [i for i, value in enumerate(sums) if not math.isfinite(value)]
-    if bad:
-        what = f"the loss is {sums[bad[0]]}"
-        ids = np.concatenate([ids[i * blocks : (i + 1) * blocks] for i in bad])
-    else:
-        what = f"the norm of the gradient is {norm}, with a finite loss"
-    report.event("nonfinite", step=step, reason=what, sample_ids=[int(i) for i in ids])
-    return NonFiniteError(
-        f"{what} at step {step}, samples {_listed(ids)}; the weights were not updated",
-        remedy="the last checkpoint is healthy: lower lr or max_grad_norm, raise warmup_steps, or look at the samples",
-    )
-
-
-def _listed(ids: Any) -> str:
-    shown = ", ".join(str(int(i)) for i in ids[:16])
-    return shown if len(ids) <= 16 else f"{shown} … ({len(ids)} in all)"  # noqa: PLR2004 - as many as a line holds
-
-
 # ── after a step ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def end_of(
+    totals: state.Totals, length: Length, options: TorchTrainer, patience: Patience | None
+) -> str | None:
+    """Return why the run ends after this many steps; None where it goes on."""
+    if length.steps is not None and totals.step >= length.steps:
+        return f"all {length.steps} steps done"
+    if options.max_minutes is not None and totals.seconds >= 60 * options.max_minutes:
+        return f"max_minutes {options.max_minutes:g} reached after step {totals.step}"
+    if patience is not None and patience.exhausted:
+        return patience.reason()
+    return None
 
 
 def progress_of(totals: state.Totals, length: Length, blocks: int) -> Progress:
     """Return where the run stands."""
-    return Progress(totals.step, length.steps, totals.position / blocks, totals.tokens, totals.position)
+    samples = totals.position - totals.passed_over
+    return Progress(totals.step, length.steps, totals.position / blocks, totals.tokens, samples)
 
 
 def window_metrics(window: state.Window) -> dict[str, float]:
-    """Return the means since the last record; the time of evaluations and checkpoints is not in them."""
+    """Return the means since the last record; the time of evaluations and checkpoints is not in them.
+
+    The loss is NaN where every step of the window was left out.
+    """
     return {
-        "loss": window.loss_sum / window.tokens,
+        "loss": window.loss_sum / window.tokens if window.tokens else math.nan,
         "tokens_per_second": window.tokens / window.seconds,
         "step_seconds": window.seconds / window.steps,
     }

@@ -2,41 +2,61 @@
 
 One rule: it is plain data without pickle, and what is put back gives the same bits as if the run had never stopped.
 
-    model/…                  the weights and configuration, in the format of the model's own library
-    optimizer.safetensors    `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, `step/<parameter>`
+    model/…                  the weights and configuration, in the format of the model's own library; where the run
+                             averages its weights these are the averages, which is what one wants of the model
+    weights.safetensors      then the weights in training, by the names of the parameters
+    optimizer.safetensors    the optimizers' tensors, `<key>/<parameter>`: `exp_avg/…`, `momentum_buffer/…`, `step/…`
     rng.safetensors, .json   the random generators: torch's as bytes, Python's and numpy's as numbers
-    trainer.json             position, sums, fingerprints, the options that decide the curve, the trained parameters
+    trainer.json             position, sums, guards, fingerprints, the options that decide the curve
     report.json              what the reporter needs to rewind the metrics
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import asdict, define, field, frozen
-from torch import Tensor, nn
 
 from codex_kernel import CheckpointState, InputError, Parts, RunContext, SavedTokenizer
 from codex_torch import rng, weights
+from codex_torch.early import Patience
+from codex_torch.guard import Spikes
+from codex_torch.optimizers import ADAMW_BETAS
+from codex_torch.trained import Trained
 
 if TYPE_CHECKING:
     from codex_torch.hardware import Hardware
     from codex_torch.plugin import TorchTrainer
     from codex_torch.schedule import Length
 
-FORMAT = 1
+FORMAT = 2
+RAW_WEIGHTS = "weights.safetensors"
 _CURVE = (
     "global_batch_size",
+    "optimizer",
     "lr",
     "schedule",
     "warmup_steps",
+    "decay_steps",
     "min_lr_ratio",
     "weight_decay",
     "betas",
+    "momentum",
     "max_grad_norm",
+    "ema_decay",
+    "on_nonfinite",
+    "loss_spike",
+    "early_stopping",
 )
+_KEYS = {
+    "seed": ("seed",),
+    "steps": ("trainer.max_steps", "trainer.epochs", "trainer.max_tokens", "trainer.global_batch_size"),
+    "samples": ("trainer.max_steps", "trainer.epochs", "trainer.max_tokens", "trainer.global_batch_size"),
+    "precision": ("trainer.precision", "trainer.device"),
+}
+"""The keys of the manifest that decide what has no option of the same name."""
 
 
 @define
@@ -51,28 +71,30 @@ class Window:
 
 @define
 class Totals:
-    """Where the loop stands: steps done, blocks and targets seen, sums of the window, the last metrics."""
+    """Where the loop stands.
+
+    Steps done; `position` in the training order and how much of that was passed over by rollbacks (blocks); targets;
+    seconds of training over all resumes; steps left out; sums of the window; the last metrics.
+    """
 
     step: int = 0
     position: int = 0
+    passed_over: int = 0
     tokens: int = 0
+    seconds: float = 0.0
+    skipped_steps: int = 0
+    skips_in_a_row: int = 0
     window: Window = field(factory=Window)
     metrics: dict[str, float] = field(factory=dict)
 
+    def pass_over(self, position: int) -> None:
+        """Go on from a later position of the training order."""
+        self.passed_over += position - self.position
+        self.position = position
 
-@frozen(eq=False)
-class Trained:
-    """What changes while a run trains, beside its totals."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    def names(self) -> list[str]:
-        """Return the names of the optimizer's parameters, in the optimizer's order."""
-        by_id = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        return [
-            by_id[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]
-        ]
+    def metrics_of_skips(self) -> dict[str, float]:
+        """Return what a record says of steps that were left out; nothing where there were none."""
+        return {"skipped_steps": float(self.skipped_steps)} if self.skipped_steps else {}
 
 
 @frozen(eq=False)
@@ -94,66 +116,115 @@ class Identity:
         fingerprints = {"data": parts.data.fingerprint}
         if isinstance(parts.tokenizer, SavedTokenizer):
             fingerprints["tokenizer"] = parts.tokenizer.fingerprint()
-        curve: dict[str, Any] = {name: getattr(options, name) for name in _CURVE}
-        curve["betas"] = list(options.betas or (0.9, 0.95))
+        curve = {name: _plain(getattr(options, name)) for name in _CURVE}
         curve |= {
+            "betas": list(options.betas or ADAMW_BETAS),
             "seed": run.seed,
             "steps": length.steps,
             "samples": length.samples,
             "precision": hardware.precision,
         }
-        return cls(fingerprints, curve, {**hardware.numerics(), "micro_batch_size": options.blocks_at_once})
+        numerics = {
+            **hardware.numerics(),
+            "micro_batch_size": options.blocks_at_once,
+            "compile": options.compile,
+            "activation_checkpointing": options.activation_checkpointing,
+        }
+        return cls(fingerprints, curve, numerics)
 
 
-def capture(trained: Trained, totals: Totals, identity: Identity, run: RunContext) -> CheckpointState:
-    """Return the state of a run between two steps; tensors are not copied."""
-    model = weights.saved(trained.model)
-    generators = rng.capture()
-    return CheckpointState(
-        tensors={
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON would give it back."""
+    if isinstance(value, tuple):
+        return list(value)
+    return asdict(value) if hasattr(value, "__attrs_attrs__") else value
+
+
+@frozen(eq=False)
+class RunState:
+    """Everything that a checkpoint of the run is made of, but for its totals."""
+
+    trained: Trained
+    spikes: Spikes | None
+    patience: Patience | None
+    identity: Identity
+    run: RunContext
+
+    def capture(self, totals: Totals) -> CheckpointState:
+        """Return the state of the run between two steps; tensors are not copied."""
+        trained = self.trained
+        with trained.averaged():
+            model = weights.saved(trained.model)
+        generators = rng.capture()
+        tensors = {
             **model.tensors,
-            "optimizer.safetensors": _optimizer_tensors(trained),
+            "optimizer.safetensors": trained.optimizer_tensors(),
             "rng.safetensors": generators.tensors,
-        },
-        values={
+        }
+        if trained.average is not None:
+            raw = {name: p.detach() for name, p in zip(trained.names(), trained.parameters, strict=True)}
+            tensors[RAW_WEIGHTS] = raw
+        values = {
             **model.values,
             "rng.json": generators.values,
             "trainer.json": {
                 "format": FORMAT,
                 **asdict(totals),
-                **asdict(identity),
+                **asdict(self.identity),
                 "trained": trained.names(),
+                "average_updates": None if trained.average is None else trained.average.updates,
+                "scaler": trained.scaler.state_dict(),
+                "spikes": None if self.spikes is None else self.spikes.state(),
+                "patience": None if self.patience is None else self.patience.state(),
             },
-            "report.json": dict(run.report.state_dict()),
-        },
-        files=model.files,
-    )
+            "report.json": dict(self.run.report.state_dict()),
+        }
+        return CheckpointState(tensors, values, model.files)
 
+    def restore(self, state: CheckpointState) -> Totals:
+        """Put a state back, the metrics of the reporter included; return the totals.
 
-def restore(state: CheckpointState, trained: Trained, identity: Identity, run: RunContext) -> Totals:
-    """Put a state back, the metrics of the reporter included; return the totals.
+        Raises InputError where the data, the tokenizer or the model is another one, and where an option that decides
+        the curve is, unless the run allows that change.
+        """
+        saved = state.values["trainer.json"]
+        if saved["format"] != FORMAT:
+            raise InputError(
+                f"the checkpoint's trainer.json has format {saved['format']}, expected {FORMAT}",
+                remedy="use the version of codex-torch that wrote it",
+            )
+        _compare(saved, self.identity, self.run)
+        trained = self.trained
+        weights.check_config(trained.model, state, self.run.report)
+        weights.load(trained.model, state)
+        _compare_trained(saved["trained"], trained.names())
+        self._restore_average(state)
+        trained.load_optimizer_tensors(state.tensors["optimizer.safetensors"])
+        if trained.scaler.is_enabled() and saved["scaler"]:
+            trained.scaler.load_state_dict(dict(saved["scaler"]))
+        if self.spikes is not None and saved["spikes"] is not None:
+            self.spikes.load(saved["spikes"])
+        if self.patience is not None and saved["patience"] is not None:
+            self.patience.load(saved["patience"])
+        rng.restore(rng.RngState(state.tensors["rng.safetensors"], state.values["rng.json"]))
+        # The last thing: from here on the run has gone on.
+        self.run.report.load_state_dict(state.values["report.json"])
+        plain = {name: saved[name] for name in ("step", "position", "passed_over", "tokens", "seconds")}
+        skips = {name: saved[name] for name in ("skipped_steps", "skips_in_a_row")}
+        return Totals(**plain, **skips, window=Window(**saved["window"]), metrics=dict(saved["metrics"]))
 
-    Raises InputError where the data, the tokenizer, the model or an option that decides the curve is another.
-    """
-    saved = state.values["trainer.json"]
-    if saved["format"] != FORMAT:
-        raise InputError(
-            f"the checkpoint's trainer.json has format {saved['format']}, expected {FORMAT}",
-            remedy="use the version of codex-torch that wrote it",
-        )
-    _compare(saved, identity, run)
-    weights.check_config(trained.model, state, run.report)
-    weights.load(trained.model, state)
-    _restore_optimizer(trained, state.tensors["optimizer.safetensors"], saved.get("trained"))
-    rng.restore(rng.RngState(state.tensors["rng.safetensors"], state.values["rng.json"]))
-    run.report.load_state_dict(state.values["report.json"])
-    return Totals(
-        step=saved["step"],
-        position=saved["position"],
-        tokens=saved["tokens"],
-        window=Window(**saved["window"]),
-        metrics=saved["metrics"],
-    )
+    def _restore_average(self, state: CheckpointState) -> None:
+        """Sort the averaged weights from those in training; the model holds what is under `model/`."""
+        trained, raw = self.trained, state.tensors.get(RAW_WEIGHTS)
+        if trained.average is not None:
+            # Without an average in the checkpoint (it was allowed to begin now) it begins with the weights.
+            current = dict(zip(trained.names(), (p.detach() for p in trained.parameters), strict=True))
+            updates = state.values["trainer.json"]["average_updates"]
+            trained.average.load(current, updates or 0)
+        if raw is not None:
+            with torch.no_grad():
+                for name, parameter in zip(trained.names(), trained.parameters, strict=True):
+                    parameter.copy_(raw[name])
 
 
 def _compare(saved: Mapping[str, Any], identity: Identity, run: RunContext) -> None:
@@ -164,57 +235,44 @@ def _compare(saved: Mapping[str, Any], identity: Identity, run: RunContext) -> N
                 f"the {what} is not what the run was trained on: its fingerprint was {before}, it is {digest}",
                 remedy=f"put the {what} back as it was, or start a new run",
             )
-    if changed := _differences(saved["curve"], identity.curve):
+    changed = _changed(saved["curve"], identity.curve)
+    if refused := [name for name in changed if not run.allowed_changes.intersection(_keys(name))]:
+        flags = " ".join(f"--allow-change {key}" for key in dict.fromkeys(_keys(name)[0] for name in refused))
         raise InputError(
-            f"the checkpoint was saved with other settings: {changed}",
-            remedy="put them back as they were, or start a new run",
+            f"the checkpoint was saved with other settings: {_said(saved['curve'], identity.curve, refused)}",
+            remedy=f"put them back as they were, or go on with another curve: codex resume … {flags}",
         )
-    if changed := _differences(saved["numerics"], identity.numerics):
-        run.report.warning(f"the last bits may differ from those of a run without a break: {changed}")
+    if changed:
+        said = _said(saved["curve"], identity.curve, changed)
+        run.report.warning(f"the curve is not that of a run without a break: {said}")
+    if changed := _changed(saved["numerics"], identity.numerics):
+        said = _said(saved["numerics"], identity.numerics, changed)
+        run.report.warning(f"the last bits may differ from those of a run without a break: {said}")
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _keys(name: str) -> tuple[str, ...]:
+    """Return the keys of the manifest that decide an entry of the curve."""
+    return _KEYS.get(name, (f"trainer.{name}",))
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in now.items() if before.get(name) != value]
+
+
+def _said(before: Mapping[str, Any], now: Mapping[str, Any], names: list[str]) -> str:
     """Return `name was x, is y` for each difference."""
-    changed = [name for name, value in now.items() if before.get(name) != value]
-    return "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
+    return "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in names)
 
 
-def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
-    states = trained.optimizer.state_dict()["state"]
-    return {
-        f"{key}/{name}": tensor
-        for index, name in enumerate(trained.names())
-        for key, tensor in states.get(index, {}).items()
-    }
-
-
-def _restore_optimizer(trained: Trained, tensors: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
-    """Put the optimizer's state back; a parameter that never had a gradient has none.
-
-    `names` are the parameters that the checkpoint trained, None where it does not say: then those with a state.
-    """
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for full_name, tensor in tensors.items():
-        key, name = full_name.split("/", maxsplit=1)
-        # The optimizer keeps what it is given and changes it in place: a checkpoint may be read twice.
-        by_name.setdefault(name, {})[key] = tensor.clone()
-    index_of = {name: index for index, name in enumerate(trained.names())}
-    _compare_trained(list(by_name) if names is None else names, index_of)
-    states = {index_of[name]: state for name, state in by_name.items()}
-    groups = trained.optimizer.state_dict()["param_groups"]
-    trained.optimizer.load_state_dict({"state": states, "param_groups": groups})
-
-
-def _compare_trained(before: Sequence[str], now: Mapping[str, int]) -> None:
-    """Raise InputError where the checkpoint trained other parameters; `before` is empty where it does not say."""
+def _compare_trained(before: list[str], now: list[str]) -> None:
+    """Raise InputError where the checkpoint trained other parameters."""
     remedy = "use the model and the adapters that it was saved with"
-    known = set(before)
-    if gone := [name for name in before if name not in now]:
+    if gone := [name for name in before if name not in set(now)]:
         raise InputError(
             f"the checkpoint trained {gone[0]} ({len(gone)} in all), which this run does not train",
             remedy=remedy,
         )
-    if before and (missing := [name for name in now if name not in known]):
+    if missing := [name for name in now if name not in set(before)]:
         raise InputError(
             f"the checkpoint did not train {missing[0]} ({len(missing)} in all), which this run trains",
             remedy=remedy,

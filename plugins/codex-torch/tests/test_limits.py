@@ -1,0 +1,134 @@
+import itertools
+import math
+
+import pytest
+from attrs import evolve
+from training import losses, options, training
+
+from codex_kernel import EvaluateOptions, InputError
+from codex_kernel.testing.training import ToyData
+from codex_torch import loop
+from codex_torch.plugin import EarlyStopping
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Let every look at the clock take a second."""
+    seconds = itertools.count()
+    monkeypatch.setattr(loop, "clock", lambda: float(next(seconds)))
+
+
+def test_a_run_ends_with_its_time(tmp_path, ticking):
+    """`max_minutes` ends the run after the step under way, evaluated, saved and completed."""
+    run = training(tmp_path, max_steps=100, max_minutes=0.5)
+    result = run.trainer.fit(None)
+    assert 1 < result.progress.step < 20
+    assert result.stop_reason == f"max_minutes 0.5 reached after step {result.progress.step}"
+    assert result.signal_number is None
+    assert list(run.checkpointer.states) == [result.progress.step]
+    assert run.records[-1][0] == "validation"
+
+
+def test_time_goes_on_counting_when_a_run_is_resumed(tmp_path, ticking):
+    """The minutes are those of all its parts; with more of them it goes on where it was."""
+    first = training(tmp_path, max_steps=100, max_minutes=0.5)
+    step = first.trainer.fit(None).progress.step
+    same = training(tmp_path / "same", max_steps=100, max_minutes=0.5)
+    assert same.trainer.fit(first.checkpointer.states[step]).progress.step == step
+    longer = training(tmp_path / "longer", max_steps=100, max_minutes=1.0)
+    assert longer.trainer.fit(first.checkpointer.states[step]).progress.step > step
+
+
+def test_time_may_be_the_only_limit(tmp_path, ticking):
+    """With a schedule that has no end the number of steps need not be known."""
+    run = training(tmp_path, max_steps=None, max_minutes=0.5, schedule="constant")
+    result = run.trainer.fit(None)
+    assert result.progress.step > 1
+    assert result.progress.total_steps is None
+    assert {metrics["lr"] for split, _, metrics in run.records if split == "train"} == {1e-2}
+
+
+def test_a_schedule_that_ends_needs_its_end():
+    """A cosine over minutes would be another curve on every machine."""
+    with pytest.raises(InputError, match="cosine goes down to an end that max_minutes does not tell"):
+        options(max_steps=None, max_minutes=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"momentum": 0.9}, "momentum is set, but optimizer adamw has none"),
+        ({"optimizer": "sgd", "betas": (0.9, 0.9)}, "betas is set, but optimizer sgd has none"),
+        ({"decay_steps": 3}, "decay_steps is set, but schedule cosine has none"),
+        ({"schedule": "inverse-sqrt"}, "warmup_steps is 0"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_an_error(changes, said):
+    """No option is silently without effect."""
+    with pytest.raises(InputError, match=said):
+        options(**changes)
+
+
+def test_a_run_ends_when_it_no_longer_improves(tmp_path):
+    """`early_stopping` ends the run, completed and saved, with a word on what was best."""
+    evaluate = EvaluateOptions(every_steps=2)
+    run = training(
+        tmp_path, evaluate=evaluate, max_steps=200, lr=1e-6, early_stopping=EarlyStopping(2, min_delta=1.0)
+    )
+    result = run.trainer.fit(None)
+    assert result.progress.step == 6, "the first evaluation is the best, and two do not improve on it by 1.0"
+    assert "validation/loss" in result.stop_reason
+    assert list(run.checkpointer.states) == [6]
+    again = training(
+        tmp_path / "again",
+        evaluate=evaluate,
+        max_steps=200,
+        lr=1e-6,
+        early_stopping=EarlyStopping(2, min_delta=1.0),
+    )
+    assert again.trainer.fit(run.checkpointer.states[6]) == result
+
+
+def test_early_stopping_is_resumed_with_what_it_has_counted(tmp_path):
+    """Broken between two evaluations, the run ends at the same step."""
+    changes = {
+        "evaluate": EvaluateOptions(every_steps=2),
+        "max_steps": 200,
+        "lr": 1e-6,
+        "early_stopping": EarlyStopping(3, min_delta=1.0),
+    }
+    whole = training(tmp_path / "whole", every_steps=1, **changes)
+    result = whole.trainer.fit(None)
+    assert result.progress.step == 8
+    for step in (1, 3, 4, 7):
+        again = training(tmp_path / str(step), **changes)
+        assert again.trainer.fit(whole.checkpointer.states[step]) == result
+        assert losses(again)[-1] == losses(whole)[-1]
+
+
+def test_early_stopping_needs_something_to_stop_by(tmp_path):
+    """Without a validation split, or with a metric that no evaluation gives, it is an error."""
+    data = ToyData(validation=None)
+    with pytest.raises(InputError, match="early_stopping needs evaluations"):
+        training(tmp_path, data=data, early_stopping=EarlyStopping(1)).trainer.fit(None)
+    run = training(
+        tmp_path,
+        evaluate=EvaluateOptions(every_steps=1),
+        early_stopping=EarlyStopping(1, metric="validation/los"),
+    )
+    with pytest.raises(InputError, match=r"validation/los.*validation/loss"):
+        run.trainer.fit(None)
+
+
+def test_a_larger_limit_is_another_curve_unless_it_is_allowed(tmp_path):
+    """`allowed_changes` lets a run go on with another number of steps, and says so."""
+    first = training(tmp_path)
+    first.trainer.fit(None)
+    with pytest.raises(InputError, match=r"steps was 8, is 12.*") as caught:
+        training(tmp_path / "refused", max_steps=12).trainer.fit(first.checkpointer.states[8])
+    assert "--allow-change trainer.max_steps" in caught.value.remedy
+    run = training(tmp_path / "allowed", max_steps=12)
+    run.trainer.run = evolve(run.run, allowed_changes=frozenset({"trainer.max_steps"}))
+    assert run.trainer.fit(first.checkpointer.states[8]).progress.step == 12
+    assert "the curve is not that of a run without a break: steps was 8, is 12" in run.run.report.warnings[0]
+    assert all(math.isfinite(loss) for loss in losses(run))
