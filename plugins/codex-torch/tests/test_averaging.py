@@ -63,8 +63,7 @@ def test_a_state_that_was_put_back_goes_on_with_the_same_bits():
 
     resumed = Average.of(weights, 0.99)
     walk(weights, 7.0)
-    resumed.load(kept)
-    resumed.updates = updates
+    resumed.load(kept, updates)
     walk(weights, -7.0)
     for name, parameter in weights.items():
         parameter.data = parameters[name].detach()
@@ -78,15 +77,16 @@ def test_a_state_that_was_put_back_goes_on_with_the_same_bits():
     [
         ({"a": torch.zeros(2)}, "other parameters: b"),
         ({"a": torch.zeros(2), "b": torch.zeros(()), "c": torch.zeros(1)}, "other parameters: c"),
-        ({"a": torch.zeros(2), "b": torch.zeros(3)}, r"average of b has the shape \[3\], expected \[\]"),
+        ({"a": torch.zeros(2), "b": torch.zeros(3)}, r"average of b has shape \[3\], expected \[\]"),
     ],
 )
 def test_a_state_of_other_parameters_is_refused(tensors, match):
     """Nothing changes where a name or a shape is not as it was."""
     _, average = averaged()
     with pytest.raises(ValueError, match=match):
-        average.load(tensors)
+        average.load(tensors, 9)
     assert average.tensors()["a"].tolist() == [1.0, 1.0]
+    assert average.updates == 0
 
 
 def test_in_the_block_the_parameters_are_the_averages():
@@ -129,7 +129,7 @@ def test_what_was_taken_in_the_block_keeps_the_averages():
     assert taken.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("act", [Average.update, Average.tensors, lambda average: average.load({})])
+@pytest.mark.parametrize("act", [Average.update, Average.tensors, lambda average: average.load({}, 1)])
 def test_in_the_block_there_is_no_average_to_act_on(act):
     """What would take the weights for the averages is refused."""
     _, average = averaged()

@@ -13,8 +13,9 @@ from attrs import define, field
 
 _LEAST_DEVIATION = 0.01
 """Of the mean: losses that hardly differ must not make a spike of the next digit."""
-_UNITS = 2**40
-"""To a nat. Sums of whole units are exact: the same after a resume, and kept from step to step at no cost."""
+_UNITS = 2**160
+"""To a nat, so that any fp32 is a whole number of them. Sums of those are exact: the same after a resume, and kept from
+step to step without going through the window."""
 
 
 @define(eq=False)
