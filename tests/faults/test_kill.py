@@ -1,0 +1,128 @@
+"""Kill -9, at any instant: what is resumed ends as if nothing had happened, bit by bit."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import shutil
+import signal
+
+import pytest
+
+from tests.faults.comparison import check_checkpoints_whole, checkpoints, newest_step
+from tests.faults.injection import CHECKPOINTS, OTHERS, Fault
+from tests.faults.subjects import SAVED_EVERY, SHORT_SAVES
+from tests.faults.trials import check_goes_on, check_lost, kill_at, of_save, operations_of, sweep
+
+
+def killed_once(server, subject, workplace, delay, what):
+    """Start or resume a run and kill it after a while; say whether it was still there."""
+    if checkpoints(workplace.run):
+        arguments = ["resume", "run"]
+    else:
+        shutil.rmtree(workplace.run, ignore_errors=True)
+        arguments = subject.arguments()
+    before = newest_step(workplace.run)
+    command = server.start(workplace, *arguments)
+    if (ended := command.wait(delay)) is not None:
+        assert ended.code == 0, f"{what}: it ended by itself: {ended.said}"
+        return False
+    command.signal(signal.SIGKILL)
+    assert command.ended().code == -signal.SIGKILL, what
+    check_lost(workplace, SAVED_EVERY, what)
+    check_checkpoints_whole(subject, workplace.run, what)
+    assert newest_step(workplace.run) >= before, what
+    return True
+
+
+def kill_at_random(server, subject, folder, seed):
+    """Kill a run, and what resumes it, one to three times in a row; then continue it and compare."""
+    draw = random.Random(seed)
+    workplace, killed = subject.workplace(folder), 0
+    kills = draw.randint(1, 3)
+    told = f"seed {seed}"
+    while killed < kills:
+        delay = draw.uniform(0, subject.seconds)
+        told += f", after {delay:.3f} s"
+        if killed_once(server, subject, workplace, delay, told):
+            killed += 1
+        elif killed:
+            break
+        else:  # it was quicker than expected, and has not been killed yet
+            shutil.rmtree(workplace.run)
+    check_goes_on(server, subject, workplace, told)
+    shutil.rmtree(workplace.folder)
+
+
+@pytest.mark.parametrize("trials", [6, pytest.param(40, marks=pytest.mark.slow)])
+def test_killed_at_random_times_every_run_is_resumed_to_the_same_bits(server, subject, tmp_path, trials):
+    """Losses, metrics, weights, optimizer and generators are those of the run that was not killed, every time."""
+    first = secrets.randbelow(10**6)
+    sweep(
+        range(first, first + trials),
+        lambda seed: kill_at_random(server, subject, tmp_path / str(seed), seed),
+    )
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("save", SHORT_SAVES)
+def test_killed_before_any_file_operation_of_a_save_it_is_resumed_to_the_same_bits(
+    server, short, tmp_path, save, every
+):
+    """The first save of a run, one in the middle with what it deletes, and the last: no operation is a bad moment."""
+    operations = operations_of(server, short, short.workplace(tmp_path / "recorded"))
+    sweep(
+        of_save(operations, SHORT_SAVES[save], every),
+        lambda operation: kill_at(
+            server,
+            short,
+            short.workplace(tmp_path / str(operation.number)),
+            Fault("kill", operation.number, containing=CHECKPOINTS),
+            operation,
+        ),
+    )
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_write_of_a_save_torn_in_half_is_no_checkpoint(server, short, tmp_path, every):
+    """Half of any write of a save, and then nothing more: the checkpoint before it is used, to the same bits."""
+    operations = operations_of(server, short, short.workplace(tmp_path / "recorded"))
+    writes = [op for op in of_save(operations, SHORT_SAVES["middle"], 1) if op.name == "write" and op.bytes > 1]
+    sweep(
+        writes[::every],
+        lambda operation: kill_at(
+            server,
+            short,
+            short.workplace(tmp_path / str(operation.number)),
+            Fault("tear", operation.number, containing=CHECKPOINTS),
+            operation,
+        ),
+    )
+
+
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["kill", "tear"])
+def test_the_other_files_of_a_run_are_whole_after_any_operation_on_them(
+    server, short_full, tmp_path, mode, every
+):
+    """Killed before, or in the middle of, an operation on any file but checkpoints: what is there is whole.
+
+    Manifest, environment, data, metrics, events, outcome: no bad line, no step twice, none missing; and where the run had
+    not yet begun, that is what is said.
+    """
+    command = server.start(
+        short_full.workplace(tmp_path / "recorded"), *short_full.arguments(), fault=Fault(containing=OTHERS)
+    )
+    assert command.ended().code == 0
+    numbered = [op for op in command.operations() if op.number]
+    points = numbered if mode == "kill" else [op for op in numbered if op.name == "write" and op.bytes > 1]
+    sweep(
+        points[::every],
+        lambda operation: kill_at(
+            server,
+            short_full,
+            short_full.workplace(tmp_path / str(operation.number)),
+            Fault(mode, operation.number, containing=OTHERS),
+            operation,
+        ),
+    )
