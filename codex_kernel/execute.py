@@ -18,7 +18,7 @@ from attrs import asdict, define, field, fields, frozen
 from codex_kernel import changes, environment, metrics, yaml_reader, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
 from codex_kernel.changes import Change
-from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError
+from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError, StorageError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
     CheckpointArchive,
@@ -81,7 +81,7 @@ def resume(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, how: Resump
     stop = SignalStop(remedy=f"nothing is lost: codex resume {folder.path}")
     with folder.locked(), stop.listening():
         differences = checked_changes(plan, folder, how.allowed)
-        allowed = {*how.allowed, *changes.allowed_before(metrics.read(folder.events), plan)}
+        allowed = {*how.allowed, *changes.allowed_before(_events(folder), plan)}
         return _Execution(plan, folder, cache, hooks, stop, how, differences, frozenset(allowed)).run()
 
 
@@ -108,7 +108,7 @@ def has_saved(plan: Plan, folder: RunFolder, cache: Path, report: Reporter) -> b
     """Say whether a run has ever had a checkpoint, be it one that is damaged or gone now; changes nothing."""
     if not folder.resolved.exists():
         return False
-    if any(event["event"] == "checkpoint_saved" for event in metrics.read(folder.events)):
+    if any(event["event"] == "checkpoint_saved" for event in _events(folder)):
         return True
     run = _context(plan, folder, cache, report, SignalStop(), frozenset())
     checkpointer = plan.hooks().checkpointer(run, folder.checkpoints, read_only=True)
@@ -118,6 +118,14 @@ def has_saved(plan: Plan, folder: RunFolder, cache: Path, report: Reporter) -> b
         return checkpointer.newest() is not None
     finally:
         checkpointer.close()
+
+
+def _events(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the events of a run so far; raise StorageError where they cannot be read."""
+    try:
+        return list(metrics.read(folder.events))
+    except OSError as error:
+        raise StorageError(f"cannot read {folder.events}: {error.strerror or error}") from error
 
 
 def _context(  # noqa: PLR0913 - what a run knows of itself
@@ -247,10 +255,9 @@ class _Execution:
         """Return the state to go on from; raise NoCheckpointError where there is none."""
         checkpoint = checkpointer.newest()
         if checkpoint is None:
-            damaged = checkpointer.checkpoints()[1] if isinstance(checkpointer, CheckpointArchive) else ()
-            reasons = "; ".join(f"{one.path.name}: {one.reason}" for one in damaged)
+            found = f": {'; '.join(faults)}" if (faults := _faults(checkpointer)) else ""
             raise NoCheckpointError(
-                f"{self.folder.checkpoints} has no checkpoint that can be used{': ' if reasons else ''}{reasons}",
+                f"{self.folder.checkpoints} has no checkpoint that can be used{found}",
                 remedy=f"start again: codex run {self.folder.resolved}",
             )
         reporter.last_checkpoint = str(checkpoint.path)
@@ -267,6 +274,15 @@ class _Execution:
         finally:
             if not reporter.finished:
                 reporter.finish(outcome)
+
+
+def _faults(checkpointer: Checkpointer) -> list[str]:
+    """Return what is wrong with each checkpoint of a run that has none to go on from."""
+    if not isinstance(checkpointer, CheckpointArchive):
+        return []
+    readable, damaged = checkpointer.checkpoints()
+    unsound = [f"{one.path.name}: {fault}" for one in readable for fault in checkpointer.verify(one)[:1]]
+    return [*(f"{one.path.name}: {one.reason}" for one in damaged), *unsound]
 
 
 def _remedy(error: Exception) -> str:

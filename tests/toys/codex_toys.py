@@ -25,6 +25,7 @@ from codex_kernel import (
     Estimate,
     Evaluation,
     GenerateRequest,
+    InputError,
     NoCheckpointError,
     Parts,
     Probe,
@@ -132,6 +133,7 @@ class Descent:
     def fit(self, state: CheckpointState | None) -> TrainResult:
         first = tokens_before = 0
         if state is not None:
+            self._check_lr(state.values["trainer.json"]["lr"])
             first = state.values["trainer.json"]["step"]
             tokens_before = state.values["trainer.json"]["tokens"]
             if self.options.forgets != "weights":
@@ -162,6 +164,12 @@ class Descent:
             progress, {name: np.float32(value) for name, value in metrics.items()}, "max_steps reached"
         )
 
+    def _check_lr(self, saved: float) -> None:
+        if saved != self.options.lr and "trainer.lr" not in self.run.allowed_changes:
+            raise InputError(
+                f"trainer.lr: the checkpoint was saved with {saved}, now it is {self.options.lr}"
+            )
+
     def _update(self, samples: Any) -> tuple[float, int]:
         batch = self.parts.data.train.gather(samples)
         loss, tokens, gradient_VV = _loss(self.parts.model.logits_VV, batch)
@@ -181,6 +189,7 @@ class Descent:
             "trainer.json": {
                 "step": progress.step,
                 "tokens": progress.tokens,
+                "lr": self.options.lr,
                 "report": dict(self.run.report.state_dict()),
             },
             "model/table.json": self.parts.model.logits_VV.tolist(),
