@@ -51,7 +51,8 @@ class Patience:
     def reason(self) -> str:
         """Say why the run ends."""
         best = "never finite" if self.best is None else f"best {self.best:.4f} at step {self.best_step}"
-        return f"{self.options.metric} has not improved in {self.worse} evaluations ({best})"
+        evaluations = "1 evaluation" if self.worse == 1 else f"{self.worse} evaluations"
+        return f"{self.options.metric} has not improved in {evaluations} ({best})"
 
     def state(self) -> dict[str, Any]:
         """Return what was counted, as JSON values."""
