@@ -68,7 +68,8 @@ def compare_metrics(
             yield Difference(file, f"{split} {place}", step, _shown(one), _shown(two))
     for split, step in known:
         yield Difference(file, f"{split} record", step, "missing", "there")
-    if [_key(record) for record in before] != [_key(record) for record in after] and not known:
+    keys = [[_key(record) for record in side] for side in (before, after)]
+    if keys[0] != keys[1] and Counter(keys[0]) == Counter(keys[1]):
         yield Difference(file, "order of the records", None, *map(_order, (before, after)))
 
 
@@ -214,7 +215,9 @@ def differing(one: Any, two: Any, place: str = "") -> Iterator[tuple[str, Any, A
     elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
         for i, (a, b) in enumerate(zip(one, two, strict=True)):
             yield from differing(a, b, f"{place}[{i}]")
-    elif type(one) is not type(two) or (one != two and not (one != one and two != two)):  # noqa: PLR0124 - NaN
+    elif (
+        one is _MISSING or two is _MISSING or json.dumps(one) != json.dumps(two)
+    ):  # the text: -0.0 is not 0.0
         yield place or "the value", one, two
 
 
