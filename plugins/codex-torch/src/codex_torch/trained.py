@@ -53,6 +53,8 @@ class Trained:
             layers = recompute_activations(module)
             report.event("activation_checkpointing", layers=layers)
         optimizers = make_optimizers(module, options)
+        if options.optimizer == "muon" and not hardware.has_fast_bf16(where.device):
+            report.warning(f"muon makes its matrices orthogonal in bf16, which is slow on {where.name}")
         average = None
         if options.ema_decay is not None:
             average = Average.of(

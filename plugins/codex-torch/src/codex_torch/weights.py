@@ -35,7 +35,8 @@ def saved(model: nn.Module) -> SavedModel:
         return SavedModel({f"{FOLDER}/{PLAIN_FILE}": _plain(model)}, {}, {})
     files = model.config_files()
     return SavedModel(
-        {f"{FOLDER}/{model.weights_file}": model.weights()},
+        # Detached: the pointer of a parameter may change before the tensor is read, that of a tensor does not.
+        {f"{FOLDER}/{model.weights_file}": {name: t.detach() for name, t in model.weights().items()}},
         {f"{FOLDER}/{name}": json.loads(text) for name, text in files.items() if name.endswith(".json")},
         {f"{FOLDER}/{name}": text for name, text in files.items() if not name.endswith(".json")},
     )
