@@ -144,7 +144,7 @@ def _write_files(folder: Path, index: Index, contents: Iterable[Content]) -> Ind
         files[content.name] = _write_file(path, content.pieces)
     whole = Index(index.step, index.run_id, index.metrics, files)
     _write_file(folder / INDEX, [memoryview(dump(whole))])
-    for inner in folders:
+    for inner in sorted(folders, reverse=True):
         sync_folder(inner)
     return whole
 
@@ -335,7 +335,7 @@ def set_aside(path: Path, damage: DamagedError) -> Path:
         path.rename(bad)
         sync_folder(path.parent)
     with contextlib.suppress(OSError):  # a word for the list; the run's events have it too
-        (bad / REASON).write_text(f"{damage}\n")
+        _write_file(bad / REASON, [memoryview(f"{damage}\n".encode())])
     return bad
 
 
