@@ -11,7 +11,7 @@ import pytest
 from attrs import define, evolve, field
 
 from codex_kernel import metrics, reporter
-from codex_kernel.errors import PluginError
+from codex_kernel.errors import InputError, PluginError
 from codex_kernel.hooks import Hooks
 from codex_kernel.hookspecs import hookimpl
 from codex_kernel.interfaces import Outcome, Progress
@@ -218,3 +218,69 @@ def test_metrics_are_rewound_to_a_checkpoint(tmp_path: Path) -> None:
     made.finish(OUTCOME)
     assert [r["step"] for r in metrics.read(tmp_path / "run" / "metrics.ndjson")] == [1]
     assert events(tmp_path)[0]["event"] == "metrics_rewound"
+
+
+def test_a_rewind_is_told_with_its_step_also_where_nothing_was_cut(tmp_path: Path) -> None:
+    """A mirror may be ahead of the file after a power cut, so it is told always: how many bytes are kept."""
+    made = begin(tmp_path)
+    report(made, 2)
+    made.settle()
+    state = made.state_dict()
+    made.load_state_dict(state)
+    made.finish(OUTCOME)
+    (event,) = events(tmp_path)
+    assert (event["step"], event["cut_bytes"], event["size_bytes"]) == (2, 0, state["metrics_bytes"])
+
+
+def test_going_back_in_the_middle_of_a_run_leaves_out_what_observers_had_not_seen(tmp_path: Path) -> None:
+    """Records still queued when they are cut reach nobody, and no metrics of the machine are collected for them."""
+    gate = threading.Event()
+    watcher = Watcher(gate=gate)
+    made = begin(tmp_path, watcher)
+    report(made, 1)
+    state = made.state_dict()
+    report(made, 5)  # the observers' thread waits in the first record
+    made.load_state_dict(state)
+    assert made.last_progress.step == 1
+    made.metrics(Progress(2, 5, 0.0, 0, 0), {"loss": 0.5})
+    gate.set()
+    made.finish(OUTCOME)
+    records = list(metrics.read(tmp_path / "run" / "metrics.ndjson"))
+    assert [(r["split"], r["step"]) for r in records] == [("train", 1), ("train", 2), ("system", 2)]
+    assert watcher.told[-4:] == ["metrics_rewound", ("train", 2), ("system", 2), "completed"]
+    assert {told for told in watcher.told[:-4] if told[0] == "train"} == {("train", 1)}
+
+
+def test_a_run_goes_on_once_and_only_after_the_restore(tmp_path: Path) -> None:
+    """Who waits for it is told by the first rewind, or the first record where there is none; never twice."""
+    made, told = begin(tmp_path), []
+    made.on_going = lambda: told.append(len(events(tmp_path)))
+    made.load_state_dict(made.state_dict())
+    assert told == [1], "the metrics have been rewound by then"
+    report(made, 1)
+    made.load_state_dict(made.state_dict())
+    made.finish(OUTCOME)
+    assert told == [1]
+
+
+def test_a_rewind_that_fails_does_not_let_the_run_go_on(tmp_path: Path) -> None:
+    """A metrics file that is not that of the checkpoint ends the resume before anything of the run changes."""
+    made, told = begin(tmp_path), []
+    made.on_going = lambda: told.append(True)
+    report(made, 1)
+    told.clear()
+    made.on_going = lambda: told.append(True)
+    state = {**made.state_dict(), "metrics_bytes": 10}
+    with pytest.raises(InputError, match="is damaged"):
+        made.load_state_dict(state)
+    made.finish(OUTCOME)
+    assert told == []
+
+
+def test_failed_saves_are_counted(tmp_path: Path) -> None:
+    """Each event `checkpoint_failed` is one."""
+    made = begin(tmp_path)
+    for step in (2, 4):
+        made.event("checkpoint_failed", step=step, reason="no room")
+    made.finish(OUTCOME)
+    assert made.failed_saves == 2
