@@ -30,6 +30,7 @@ from codex_kernel.interfaces import (
     EvaluateOptions,
     Model,
     Parts,
+    Probes,
     RunContext,
     Trainer,
     TrainResult,
@@ -310,6 +311,21 @@ class TrainerContract:
         assert estimate.checkpoint_bytes > 0
         assert estimate.seconds_per_step is not None
         assert estimate.seconds_per_step > 0
+        assert training.trainer.fit(None) == result
+        assert training.records == plain.records
+
+    def test_probes_leave_no_trace(self, tmp_path: Path) -> None:
+        """A trainer that can probe says what each probe found, and the run afterwards is the same as without them."""
+        plain, result = self.trained(tmp_path / "plain")
+        training = self.training(make_run(tmp_path / "probed"))
+        if not isinstance(training.trainer, Probes):
+            return
+        found = list(training.trainer.probe())
+        assert training.records == []
+        assert training.checkpointer.states == {}
+        assert found
+        assert len({probe.name for probe in found}) == len(found)
+        assert all(probe.passed in {True, False, None} and probe.detail for probe in found)
         assert training.trainer.fit(None) == result
         assert training.records == plain.records
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve, field, frozen
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from toy_model import HeadedToy, ToyTransformer
 from training import options, training
 
-from codex_kernel import IGNORE_INDEX, Batch, PluginError, Probes
+from codex_kernel import IGNORE_INDEX, Batch, InputError, PluginError, Probes
 from codex_kernel.testing.training import VOCABULARY, ToyData, ToyTokenizer
 from codex_torch import probe_data
 from codex_torch.plugin import LoopTrainer
@@ -270,6 +272,41 @@ def test_data_of_another_tokenizer_is_found(tmp_path):
 def test_positions_that_do_not_restart_are_found(tmp_path):
     """A packed document whose positions go on gets other logits than alone."""
     assert verdicts(probed(tmp_path, blocks=data(restarts_positions=False))) == {"packing": False}
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=5), min_size=1, max_size=4
+    )
+)
+def test_ends_of_documents_are_counted_as_one_would_by_hand(layout):
+    """Whatever lies in the blocks, the counts are those of a walk over their documents."""
+    seq_len, expected, rows = 12, [0, 0, 0], []
+    for pieces in layout:
+        ids, documents = [], []
+        for number, (length, closed) in enumerate(pieces):
+            fits = [1] * length + [EOS] * closed
+            ids, documents = ids + fits, documents + [number] * len(fits)
+        ids, documents = ids[:seq_len], documents[:seq_len]
+        if len(ids) < seq_len:
+            ids += [0] * (seq_len - len(ids))
+            documents += [-1] * (seq_len - len(documents))
+        for number in set(documents) - {-1}:
+            places = [place for place in range(seq_len) if documents[place] == number]
+            if len(places) > 1:
+                closed = ids[places[-1]] == EOS
+                expected[0] += closed
+                expected[1] += closed and number % 2 == 0
+                expected[2] += not closed and places[-1] < seq_len - 1
+        masked = [
+            IGNORE_INDEX if document % 2 or document < 0 else following
+            for document, following in zip(documents, [*ids[1:], 0], strict=True)
+        ]
+        rows.append((ids, masked, documents))
+    columns = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    ids_BT, targets_BT, documents_BT = columns
+    batch = Batch(ids_BT, targets_BT, documents_BT * 0, documents_BT, np.arange(len(rows)))
+    assert probe_data._ends(batch, EOS).tolist() == expected
 
 
 def test_reading_ends_in_time(monkeypatch):
@@ -534,6 +571,22 @@ def test_long_blocks_are_packed_by_hand(tmp_path):
     found = probed(tmp_path / "wrong", toy(AcrossDocuments), blocks)
     assert verdicts(found) == {"packing": False}
     assert "two halves of a block" in found["packing"].detail
+
+
+class NeedsAnOperation(ToyTransformer):
+    """Needs an operation that has no deterministic algorithm."""
+
+    def _hidden(self, *inputs):
+        hidden_BTD = super()._hidden(*inputs)
+        return hidden_BTD + torch.zeros(2).put_(torch.tensor([0]), torch.ones(1)).sum()
+
+
+def test_what_determinism_rules_out_is_said_before_the_run(tmp_path):
+    """The probes compute as the run will: under strict determinism such a model is an error, relaxed it passes."""
+    with pytest.raises(InputError, match="no deterministic algorithm"):
+        probed(tmp_path / "strict", toy(NeedsAnOperation), determinism="strict")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert verdicts(probed(tmp_path / "relaxed", toy(NeedsAnOperation), determinism="relaxed")) == {}
 
 
 def test_a_model_that_cannot_be_trained_is_an_error(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from attrs import frozen
 from torch import nn
@@ -94,7 +95,7 @@ def _require_trainable(model: object) -> None:
 
 def _subject(options: TorchTrainer, run: RunContext, parts: Parts, where: Hardware, packed: int) -> Subject:
     """Put a copy of the model beside the first blocks that the run trains on; `packed` is a block to have with them."""
-    batch = parts.data.train.gather([packed, *parts.data.samples(0, MOST_BLOCKS)])
+    batch = parts.data.train.gather(np.array([packed, *parts.data.samples(0, MOST_BLOCKS)], dtype=np.int64))
     return Subject(
         original=cast("nn.Module", parts.model),
         device=where.device,
