@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -124,9 +125,9 @@ def explain(error: BaseException) -> InputError | None:
     """Return what to tell the user of an operation without a deterministic algorithm; None for any other error."""
     if not isinstance(error, RuntimeError) or "use_deterministic_algorithms" not in str(error):
         return None
-    operation = str(error).split(" ", maxsplit=1)[0]
+    named = re.search(r"(\S+) does not have a deterministic", str(error))
     return InputError(
-        f"the model needs {operation}, which has no deterministic algorithm on this device",
+        f"the model needs {named[1] if named else 'an operation'}, which has no deterministic algorithm on this device",
         remedy="set trainer.determinism: relaxed; the same seed may then give other bits",
     )
 

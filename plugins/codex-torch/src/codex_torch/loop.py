@@ -29,7 +29,7 @@ from codex_kernel import (
     RunContext,
     TrainResult,
 )
-from codex_torch import faults, hardware, rng, state
+from codex_torch import compiling, faults, hardware, rng, state
 from codex_torch.early import Patience
 from codex_torch.guard import Spikes
 from codex_torch.hardware import Hardware
@@ -55,7 +55,7 @@ def fit(options: TorchTrainer, run: RunContext, parts: Parts, saved: CheckpointS
         try:
             return loop(options, where, run, parts, saved)
         except RuntimeError as error:
-            if (explained := hardware.explain(error)) is not None:
+            if (explained := hardware.explain(error) or compiling.explain(error)) is not None:
                 raise explained from error
             raise
 

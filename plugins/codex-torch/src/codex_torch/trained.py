@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from codex_kernel import Model, PluginError, Reporter
 from codex_torch import hardware
 from codex_torch.averaging import Average
+from codex_torch.compiling import compile_model
 from codex_torch.optimizers import make_optimizers
 from codex_torch.recompute import recompute_activations
 
@@ -61,9 +62,7 @@ class Trained:
                 {n: p for n, p in module.named_parameters() if p.requires_grad}, options.ema_decay
             )
         if options.compile:
-            from codex_torch.compiling import compile_model  # brings a compiler, which few runs need
-
-            compile_model(module)
+            compile_model(module, report)
         return cls(module, optimizers, where.scaler(), average, where.device)
 
     def names(self) -> list[str]:
