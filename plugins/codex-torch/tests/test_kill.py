@@ -38,8 +38,8 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("step", "operation", "newest"),
-    [(5, 0, 4), (6, 1, 4), (6, 60, 4), (6, 138, 6)],
-    ids=["between saves", "before a save", "in a save", "in a deletion after a save"],
+    [(5, 0, {2, 4}), (6, 1, {4}), (6, 60, {4}), (6, 148, {6})],
+    ids=["perhaps in a save in the background", "before a save", "in a save", "in a deletion after a save"],
 )
 def test_killed_and_resumed_it_is_the_run_that_was_not(tmp_path, whole, step, operation, newest):
     """After kill -9 the newest whole checkpoint is used, and losses and every tensor at the end have the same bits."""
@@ -47,14 +47,15 @@ def test_killed_and_resumed_it_is_the_run_that_was_not(tmp_path, whole, step, op
     status, before = train(tmp_path / "killed", step, operation)
     assert status == -9
     run_folder = make_run(tmp_path / "killed").folder / "checkpoints"
-    assert max(found for found, _ in commit.find(run_folder)) == newest
+    found = max(step for step, _ in commit.find(run_folder))
+    assert found in newest
     status, after = train(tmp_path / "killed")
     assert status == 0
-    assert list(after) == list(range(newest + 1, 11))
+    assert list(after) == list(range(found + 1, 11))
     assert {**before, **after} == losses
-    (first, expected), (second, found) = last_state(whole_folder), last_state(tmp_path / "killed")
+    (first, expected), (second, left) = last_state(whole_folder), last_state(tmp_path / "killed")
     assert first == second == 10
-    assert found.values["rng.json"] == expected.values["rng.json"]
+    assert left.values["rng.json"] == expected.values["rng.json"]
     for file, tensors in expected.tensors.items():
         for name, tensor in tensors.items():
-            assert torch.equal(found.tensors[file][name], tensor), f"{file}: {name}"
+            assert torch.equal(left.tensors[file][name], tensor), f"{file}: {name}"

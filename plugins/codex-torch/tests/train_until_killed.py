@@ -2,7 +2,8 @@
 
 Called as `train_until_killed.py FOLDER [STEP OPERATION]`: goes on from the newest checkpoint where there is one. With
 STEP, the process kills itself after that step's record, or, with OPERATION above 0, before that file operation of the
-save after it. It prints the losses as hex floats, a line each, at once.
+save after it. It prints the losses as hex floats, a line each, at once. To count its operations a save is made in the
+training thread; else they are made in the background.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ def main() -> None:
         waiting.__enter__()
 
     run = evolve(make_run(folder), report=Reporter(at_step=step, act=die))
-    checkpointer = FolderCheckpointer(run, run.folder / "checkpoints", SafetensorsCheckpointer(every_steps=2))
+    saves = SafetensorsCheckpointer(every_steps=2, asynchronous=operation == 0)
+    checkpointer = FolderCheckpointer(run, run.folder / "checkpoints", saves)
     parts = Parts(
         ToyTokenizer(), ToyData(), model(), checkpointer, EvaluateOptions(every_steps=3), evaluation_metrics
     )
     newest = checkpointer.newest()
     LoopTrainer(options(max_steps=10), run, parts).fit(checkpointer.load(newest) if newest else None)
+    checkpointer.close()
 
 
 if __name__ == "__main__":
