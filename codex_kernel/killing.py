@@ -115,7 +115,7 @@ class Watch:
     folder: RunFolder
     before: list[bytes] = field(init=False)
     names_before: frozenset[str] = field(init=False)
-    _records: list[dict[str, Any]] = field(init=False, factory=list)
+    _new: list[bytes] = field(init=False, factory=list)
     _stamps: dict[Path, tuple[int, int]] = field(init=False, factory=dict)
     _saved: frozenset[str] = field(init=False, default=frozenset())
 
@@ -125,17 +125,20 @@ class Watch:
 
     def new_records(self) -> list[dict[str, Any]]:
         """Return the records that this process has written."""
-        if self._changed(self.folder.metrics):
-            lines = whole_lines(self.folder.metrics)
-            same = 0
-            while same < min(len(lines), len(self.before)) and lines[same] == self.before[same]:
-                same += 1
-            self._records = [json.loads(line) for line in lines[same:]]
-        return self._records
+        return [json.loads(line) for line in self._new_lines()]
 
     def step(self) -> int:
         """Return the last step that this process has recorded; 0 where it has none yet."""
-        return max((record["step"] for record in self.new_records() if record["split"] == "train"), default=0)
+        records = (json.loads(line) for line in reversed(self._new_lines()))
+        return next((record["step"] for record in records if record["split"] == "train"), 0)
+
+    def _new_lines(self) -> list[bytes]:
+        if self._changed(self.folder.metrics):
+            lines = whole_lines(self.folder.metrics)
+            pairs = enumerate(zip(lines, self.before, strict=False))
+            same = next((i for i, (new, old) in pairs if new != old), min(len(lines), len(self.before)))
+            self._new = lines[same:]
+        return self._new
 
     def saved(self) -> frozenset[str]:
         """Return the names of the checkpoints that were reported as safe on disk, by this process or before."""

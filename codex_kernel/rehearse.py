@@ -82,7 +82,10 @@ class ChildFailedError(CodexError):
 
     def __init__(self, what: str, code: int, log: Path) -> None:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-_LOG_LINES:]
-        super().__init__("\n".join([f"{what} failed with exit code {code}", *said]))
+        super().__init__(
+            "\n".join([f"{what} failed with exit code {code}", *said]),
+            remedy="--keep keeps what it wrote and printed",
+        )
         self.exit_code = code if code > 0 else 128 - code
 
 

@@ -105,6 +105,18 @@ def test_a_damaged_checkpoint_is_a_row_with_its_reason(workplace: Workplace) -> 
     assert "damaged: step-00000004: FileNotFoundError" in workplace.codex("checkpoints", "list", "run").out
 
 
+@pytest.mark.parametrize(
+    "command", [("show", "run", "4"), ("export", "run", "4", "--to", "out")], ids=" ".join
+)
+def test_a_damaged_checkpoint_that_is_asked_for_is_refused(
+    workplace: Workplace, command: tuple[str, ...]
+) -> None:
+    """Exit 4, with what is wrong with it."""
+    (state_file(workplace, 4).parent / "about.json").unlink()
+    said = workplace.codex("checkpoints", *command)
+    assert (said.code, "step-00000004 is damaged: FileNotFoundError" in said.err) == (4, True)
+
+
 def test_a_run_is_named_as_everywhere(workplace: Workplace) -> None:
     """By its name, its id or the start of it below --runs."""
     workplace.codex("run", "toy.yaml")
