@@ -226,3 +226,69 @@ def test_a_json_file_that_is_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "outcome.json").write_text("[]")
     with pytest.raises(InputError, match=r"outcome\.json cannot be read: expected an object"):
         runfolder.read_json(tmp_path / "outcome.json")
+
+
+# ── the newest run, and one that is set aside ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_newest_run_of_a_name_is_found(tmp_path: Path) -> None:
+    """By its run id; runs of other names do not count, and there may be none."""
+    runs = tmp_path / "runs"
+    assert runfolder.newest(runs, "a") is None
+    made = [runfolder.create(runs, name, tmp_path) for name in ("a", "a", "b")]
+    expected = max(made[0].run_id, made[1].run_id)
+    found = runfolder.newest(runs, "a")
+    assert found is not None
+    assert found.run_id == expected
+
+
+def test_a_damaged_run_that_is_the_newest_is_said_to_be_so(tmp_path: Path) -> None:
+    """An older damaged one is passed over."""
+    runs = tmp_path / "runs"
+    folder = runfolder.create(runs, "a", tmp_path)
+    for run_id in ("19990101-000000-aaaa", "29990101-000000-aaaa"):
+        (folder.path.parent / run_id).mkdir()
+        (folder.path.parent / run_id / "run.json").write_text("{")
+        if run_id.startswith("1"):
+            assert runfolder.newest(runs, "a") == folder
+    with pytest.raises(InputError, match=r"29990101-000000-aaaa/run\.json cannot be read") as error:
+        runfolder.newest(runs, "a")
+    assert "move" in (error.value.remedy or "")
+
+
+def test_what_a_run_left_is_set_aside_and_its_place_is_free(tmp_path: Path) -> None:
+    """Everything but the lock lies in a folder of its own, which is no run for lists; a new run fits in."""
+    place = tmp_path / "runs" / "here"
+    old = runfolder.create(tmp_path, "a", tmp_path, exactly=place)
+    old.resolved.write_text("name: a")
+    with old.locked():
+        beside = runfolder.set_aside(old)
+    assert sorted(path.name for path in beside.iterdir()) == ["resolved.yaml", "run.json"]
+    assert runfolder.open_run(beside).run_id == old.run_id
+    assert runfolder.list_runs(tmp_path / "runs") == []
+    new = runfolder.create(tmp_path, "a", tmp_path, exactly=place)
+    assert runfolder.open_run(place).run_id == new.run_id
+
+
+def test_setting_aside_can_be_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as run.json has not moved, the run is there and can be set aside again; nothing is lost."""
+    place = tmp_path / "here"
+    old = runfolder.create(tmp_path, "a", tmp_path, exactly=place)
+    for name in ("manifest.yaml", "resolved.yaml"):
+        (place / name).write_text(name)
+    rename, calls = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        calls.append(self.name)
+        if len(calls) in {2, 4}:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            runfolder.set_aside(old)
+        assert runfolder.open_run(place) == old
+    beside = runfolder.set_aside(old)
+    assert calls[-1] == "run.json"
+    assert sorted(path.name for path in beside.iterdir()) == ["manifest.yaml", "resolved.yaml", "run.json"]
