@@ -10,7 +10,7 @@ from training import model, options, training
 
 from codex_kernel.testing import hooks_of
 from codex_kernel.testing.training import ToyBlocks, ToyData
-from codex_torch.plugin import LoopTrainer
+from codex_torch.plugin import EarlyStopping, LoopTrainer, LossSpike
 
 
 def test_numbers_are_those_of_the_run(tmp_path):
@@ -96,6 +96,91 @@ def test_measuring_leaves_no_trace(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in run.parts.model.state_dict().items())
     assert run.run.report.events == []
     assert all(parameter.grad is None for parameter in run.parts.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "adafactor"},
+        {"optimizer": "muon"},
+        {"ema_decay": 0.9},
+        {"optimizer": "sgd", "ema_decay": 0.9},
+    ],
+)
+def test_the_checkpoint_is_as_large_as_foretold(tmp_path, changes):
+    """Whatever the optimizer and the average keep, the estimate counts what is then written."""
+    run = training(tmp_path, **changes)
+    estimate = run.trainer.estimate(measure=False)
+    run.trainer.fit(None)
+    files = run.checkpointer.states[8].tensors
+    names = [name for name in files if name != "rng.safetensors"]
+    real = {name: sum(tensor.nbytes for tensor in files[name].values()) for name in names}
+    steps = sum(t.nbytes for key, t in files["optimizer.safetensors"].items() if key.startswith("step/"))
+    assert estimate.checkpoint_bytes == sum(real.values()) - steps
+    assert estimate.memory_bytes["optimizer"] == real["optimizer.safetensors"] - steps
+    trained = estimate.trainable_parameters * 4
+    assert estimate.memory_bytes.get("average", 0) == (trained if "ema_decay" in changes else 0)
+
+
+def test_half_precision_weights_are_trained_and_kept_in_fp32(tmp_path):
+    """A model in bf16 is counted as it will be in training."""
+    half = training(tmp_path / "half", model().bfloat16()).trainer.estimate(measure=False)
+    full = training(tmp_path / "full").trainer.estimate(measure=False)
+    assert half.checkpoint_bytes == full.checkpoint_bytes
+    for part in ("weights", "gradients", "optimizer"):
+        assert half.memory_bytes[part] == full.memory_bytes[part]
+
+
+@pytest.mark.parametrize("kind", ["real", "meta"])
+def test_recomputed_activations_are_those_of_one_layer_and_the_inputs_of_all(tmp_path, kind):
+    """With activation checkpointing a deep model keeps little more than a shallow one; the model stays as it was."""
+
+    def activations(layers, *, recomputed):
+        with torch.device("meta" if kind == "meta" else "cpu"):
+            module = HeadedToy(layers=layers)
+        folder = tmp_path / f"{layers} {recomputed}"
+        run = training(folder, module, activation_checkpointing=recomputed)
+        count = run.trainer.estimate(measure=False).memory_bytes["activations"]
+        assert {type(layer).__mro__[1] for layer in module.layers} == {torch.nn.Module}
+        return count
+
+    one, many = (activations(layers, recomputed=False) for layers in (2, 12))
+    layer = (many - one) / 10
+    input_of_a_layer = 2 * 12 * 16 * 4
+    shallow, deep = (activations(layers, recomputed=True) for layers in (2, 12))
+    assert deep - shallow == 10 * input_of_a_layer
+    assert shallow == pytest.approx(one - layer + 2 * input_of_a_layer, rel=0.1)
+    assert deep < many / 3
+
+
+def test_a_run_that_a_clock_ends_has_no_number_of_steps(tmp_path):
+    """Steps and tokens are not known; measured, there is a note of about how many steps fit in."""
+    run = training(tmp_path)
+    timed = evolve(run.trainer.options, max_steps=None, max_minutes=30.0, schedule="constant")
+    trainer = LoopTrainer(timed, run.run, run.parts)
+    estimate = trainer.estimate(measure=False)
+    assert (estimate.steps, estimate.tokens, estimate.notes) == (None, None, [])
+    measured = trainer.estimate(measure=True)
+    assert measured.seconds_per_step > 0
+    assert f"max_minutes 30 are about {1800 / measured.seconds_per_step:.0f} steps" in measured.notes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "inverse-sqrt", "warmup_steps": 3},
+        {"schedule": "wsd", "decay_steps": 50},
+        {"early_stopping": EarlyStopping(1)},
+        {"precision": "fp16"},
+        {"activation_checkpointing": True, "ema_decay": 0.9, "optimizer": "muon"},
+        {"loss_spike": LossSpike(), "on_nonfinite": "skip"},
+    ],
+)
+def test_steps_are_timed_with_any_options(tmp_path, changes):
+    """A few steps run whatever the schedule, the optimizer and the guards."""
+    assert training(tmp_path, **changes).trainer.estimate(measure=True).seconds_per_step > 0
 
 
 MEASURE = """

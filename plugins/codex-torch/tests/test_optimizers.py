@@ -9,7 +9,7 @@ from codex_kernel import InputError
 from codex_kernel.testing.training import ToyBlocks
 from codex_torch.loop import micro_batches
 from codex_torch.loss import loss_sum
-from codex_torch.optimizers import make_optimizers, state_bytes
+from codex_torch.optimizers import make_optimizers, state_numbers
 
 NAMES = ("adamw", "sgd", "adafactor", "muon")
 LR = {"adamw": 1e-2, "sgd": 0.1, "adafactor": 5e-2, "muon": 1e-2}
@@ -254,12 +254,12 @@ def test_frozen_parameters_are_left_alone(name):
     "changes", [*({"optimizer": name} for name in NAMES), {"optimizer": "sgd", "momentum": 0.0}]
 )
 def test_the_state_is_as_large_as_foretold(changes):
-    """The bytes counted from shapes on the meta device are those of the state after a step."""
+    """The numbers counted from shapes on the meta device are those of the state after a step."""
     with torch.device("meta"):
-        foretold = state_bytes(make_optimizers(ToyTransformer(), options(**changes)))
+        foretold = state_numbers(make_optimizers(ToyTransformer(), options(**changes)))
     module = model()
     optimizers = make_optimizers(module, options(**changes))
     train(module, optimizers, 1, 1e-3)
     real = {key: tensor for key, tensor in saved(module, optimizers).items() if not key.startswith("step/")}
-    assert foretold == sum(tensor.nbytes for tensor in real.values())
+    assert foretold == sum(tensor.numel() for tensor in real.values())
     assert (foretold > 0) == (changes.get("momentum") != 0.0)

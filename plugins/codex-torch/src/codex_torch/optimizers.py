@@ -36,13 +36,13 @@ def make_optimizers(model: nn.Module, options: TorchTrainer) -> list[Optimizer]:
     return [make(trained, options)]
 
 
-def state_bytes(optimizers: Iterable[Optimizer]) -> int:
-    """Return the bytes that the optimizers' states take once every parameter has had a gradient.
+def state_numbers(optimizers: Iterable[Optimizer]) -> int:
+    """Return how many numbers the optimizers keep once every parameter has had a gradient.
 
-    Counted from shapes, so that parameters on the meta device are enough; a step counter (4 bytes each) is left out.
+    Counted from shapes, so that parameters on the meta device are enough; each parameter's step counter is left out.
     """
     return sum(
-        _state_elements(optimizer, parameter) * parameter.element_size()
+        _state_numbers(optimizer, parameter)
         for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
@@ -121,7 +121,7 @@ def _ends(model: nn.Module) -> Callable[[nn.Parameter], bool]:
     )
 
 
-def _state_elements(optimizer: Optimizer, parameter: Tensor) -> int:
+def _state_numbers(optimizer: Optimizer, parameter: Tensor) -> int:
     if isinstance(optimizer, AdamW):
         return 2 * parameter.numel()
     if isinstance(optimizer, SGD):
