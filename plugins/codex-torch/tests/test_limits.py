@@ -8,7 +8,7 @@ from training import losses, options, training
 from codex_kernel import EvaluateOptions, InputError
 from codex_kernel.testing.training import ToyData
 from codex_torch import loop
-from codex_torch.plugin import EarlyStopping
+from codex_torch.plugin import EarlyStopping, LossSpike
 
 
 @pytest.fixture
@@ -132,3 +132,17 @@ def test_a_larger_limit_is_another_curve_unless_it_is_allowed(tmp_path):
     assert run.trainer.fit(first.checkpointer.states[8]).progress.step == 12
     assert "the curve is not that of a run without a break: steps was 8, is 12" in run.run.report.warnings[0]
     assert all(math.isfinite(loss) for loss in losses(run))
+
+
+def test_an_option_inside_another_is_allowed_by_its_own_key(tmp_path):
+    """The manifest names `trainer.loss_spike.sigmas`; the checkpoint holds `loss_spike` as a whole."""
+    first = training(tmp_path, max_steps=4, loss_spike=LossSpike(sigmas=6.0))
+    first.trainer.fit(None)
+    for key, fits in (("trainer.loss_spike.sigmas", True), ("trainer.loss", False)):
+        run = training(tmp_path / key, max_steps=4, loss_spike=LossSpike(sigmas=7.0))
+        run.trainer.run = evolve(run.run, allowed_changes=frozenset({key}))
+        if fits:
+            assert run.trainer.fit(first.checkpointer.states[4]).progress.step == 4
+            continue
+        with pytest.raises(InputError, match=r"loss_spike was .* is .*"):
+            run.trainer.fit(first.checkpointer.states[4])

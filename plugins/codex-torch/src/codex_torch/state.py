@@ -13,7 +13,7 @@ One rule: it is plain data without pickle, and what is put back gives the same b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -236,7 +236,7 @@ def _compare(saved: Mapping[str, Any], identity: Identity, run: RunContext) -> N
                 remedy=f"put the {what} back as it was, or start a new run",
             )
     changed = _changed(saved["curve"], identity.curve)
-    if refused := [name for name in changed if not run.allowed_changes.intersection(_keys(name))]:
+    if refused := [name for name in changed if not _is_allowed(name, run.allowed_changes)]:
         flags = " ".join(f"--allow-change {key}" for key in dict.fromkeys(_keys(name)[0] for name in refused))
         raise InputError(
             f"the checkpoint was saved with other settings: {_said(saved['curve'], identity.curve, refused)}",
@@ -253,6 +253,11 @@ def _compare(saved: Mapping[str, Any], identity: Identity, run: RunContext) -> N
 def _keys(name: str) -> tuple[str, ...]:
     """Return the keys of the manifest that decide an entry of the curve."""
     return _KEYS.get(name, (f"trainer.{name}",))
+
+
+def _is_allowed(name: str, allowed: Collection[str]) -> bool:
+    """Say whether a change of an entry is allowed: by its key, or by one below it (`trainer.loss_spike.sigmas`)."""
+    return any(one == key or one.startswith(f"{key}.") for key in _keys(name) for one in allowed)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
