@@ -3,9 +3,9 @@
     python benchmarks/first_step.py [--rounds 5]
 
 One rule: both start as a new process and end their clock where the first optimizer step is over; only the ratio within
-a round counts, first of the CPU seconds (of the process, its threads and its children), since others may use the machine
-too. The script is as short as such a script can be: no check, no record, no checkpoint, one big string of bytes cut
-into blocks. codex is run twice a round: `cold` encodes the texts, `warm` finds them in its cache.
+a round counts, first of the CPU seconds (of the process, its threads and its children), since others may use the
+machine too. The script is as short as such a script can be: no check, no record, no checkpoint, one big string of
+bytes cut into blocks. codex is run twice a round: `cold` encodes the texts, `warm` finds them in its cache.
 """
 
 from __future__ import annotations
