@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from typing import Any
 
 import torch
 from torch import nn
 
 from codex_kernel import HiddenStates, InputError, Reporter
 
-_REMEDY = "or set trainer.compile: false"
+RECOMPILATIONS = 32
+"""Shapes and modes that a model may be compiled for: more come of a model that changes with every step."""
 _SHOWN = 300
 
 
@@ -26,9 +28,18 @@ def compile_model(model: nn.Module, report: Reporter) -> None:
     `hidden` with the original. Raises InputError where no C++ compiler is found.
     """
     _require_compiler()
-    model.compile()
+    how: dict[str, Any] = {
+        # Code for any shape would come once a second shape has been seen, sooner or later than in a run that is
+        # resumed, and gives other bits than the code for one shape.
+        "dynamic": False,
+        "recompile_limit": RECOMPILATIONS,
+        "isolate_recompiles": True,
+    }
+    model.compile(**how)
     if isinstance(model, HiddenStates):
-        model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign] # on this one object
+        model.hidden = torch.compile(model.hidden, **how)  # type: ignore[method-assign] # on this one object
+    # Beyond the limit torch would go on without a compiler, and say so in a log.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - its name in torch's documentation
     report.warning(
         "compile: the first step takes up to minutes longer, as does the first of each other shape (a short last "
         "micro-batch, evaluation); losses differ from those without compile: in the last "
@@ -60,12 +71,14 @@ def _require_compiler() -> None:
         package = "Xcode's command line tools (xcode-select --install)" if sys.platform == "darwin" else "g++"
         raise InputError(
             f"compile: torch.compile needs a C++ compiler, and {name} is not found",
-            remedy=f"install {package}, name a compiler in the environment variable CXX, {_REMEDY}",
+            remedy=f"install {package}, name a compiler in the environment variable CXX, or set trainer.compile: false",
         )
 
 
 def _first_line(cause: BaseException) -> str:
     """Return the line of a message that says most: a compiler's first error, else the first line that is not empty."""
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    output = getattr(cause, "output", None) or str(cause)  # of a process, or what the error says
+    text = output.decode(errors="replace") if isinstance(output, bytes) else str(output)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line]
     return (errors or lines or ["no message"])[0][:_SHOWN]

@@ -54,7 +54,7 @@ def fit(options: TorchTrainer, run: RunContext, parts: Parts, saved: CheckpointS
     with where.deterministic_algorithms():
         try:
             return loop(options, where, run, parts, saved)
-        except RuntimeError as error:
+        except Exception as error:
             if (explained := hardware.explain(error) or compiling.explain(error)) is not None:
                 raise explained from error
             raise
