@@ -37,7 +37,6 @@ WARM_UP = 3
 SAVE_EVERY = 100
 """Steps between checkpoints, one percent of a run of 10,000; what a save costs is for checkpoint.py to say."""
 DEFAULT_STEPS = {"tiny": 300, "small": 12}
-LOOPS: dict[str, Callable[..., Tensor]] = {}
 
 
 def bare(model: Decoder, data: Endless, blocks: int, loss_of: Callable[..., Tensor]) -> Iterator[None]:
@@ -72,7 +71,7 @@ def mean_of_ours(model: Decoder, ids: Tensor, targets: Tensor, *rest: Tensor) ->
     return loss_sum(model, ids, targets, *rest) / (targets != IGNORE_INDEX).sum()
 
 
-LOOPS |= {"lean": mean_of_all_logits, "same loss": mean_of_ours}
+LOOPS = {"lean": mean_of_all_logits, "same loss": mean_of_ours}
 
 
 @frozen
@@ -90,13 +89,22 @@ class Clocks:
         return cls(time.perf_counter, time.perf_counter)
 
 
+def timed(loop: Iterator[None], clock: Callable[[], float]) -> Iterator[float]:
+    """Take a step each time, and yield its seconds."""
+    while True:
+        before = clock()
+        next(loop)
+        yield clock() - before
+
+
 @define(eq=False)
 class Turns:
-    """Gives the other loops a step each between two steps of codex, and keeps what each step took."""
+    """Gives the other loops a step each between two steps of codex, and keeps the seconds of each step."""
 
     clocks: Clocks
-    others: dict[str, Iterator[None]]
+    others: dict[str, Iterator[float]]
     seconds: dict[str, list[float]] = field(init=False)
+    total: float = field(init=False, default=0.0)
     _left: float = field(init=False, default=0.0)
     _began: float = field(init=False, default=0.0)
     _calls: int = field(init=False, default=0)
@@ -115,18 +123,14 @@ class Turns:
         turn = self._calls % len(names)
         with as_torch_is():
             for name in names[turn:] + names[:turn]:
-                before = self.clocks.thread()
-                next(self.others[name])
+                seconds = next(self.others[name])
                 if self._calls > WARM_UP:
-                    self.seconds[name].append(self.clocks.thread() - before)
+                    self.seconds[name].append(seconds)
         self.total = self.clocks.process() - self._began
         self._left = self.clocks.thread()
 
-    total: float = field(init=False, default=0.0)
-
     def of_codex(self) -> float:
         """Return the mean seconds of a step of codex, the work of its other threads included."""
-        # The others had one step more: the last call came after the last step of codex that counts.
         others = sum(sum(self.seconds[name]) for name in self.others)
         return (self.total - others) / len(self.seconds["codex"])
 
@@ -149,10 +153,12 @@ def measure(size: str, steps: int, threads: int, **options: Any) -> Turns:
     """Train codex and the bare loops in turns, and return what their steps took."""
     sizes = SIZES[size]
     blocks = ToyBlocks(64, seq_len=sizes["seq_len"])
-    turns = Turns(
-        Clocks.of(threads),
-        {name: bare(decoder(sizes), Endless(blocks), sizes["blocks"], loss) for name, loss in LOOPS.items()},
-    )
+    clocks = Clocks.of(threads)
+    others = {
+        name: timed(bare(decoder(sizes), Endless(blocks), sizes["blocks"], loss_of), clocks.thread)
+        for name, loss_of in LOOPS.items()
+    }
+    turns = Turns(clocks, others)
     data = Endless(Watched(blocks, turns))
     with tempfile.TemporaryDirectory() as folder, real_run(Path(folder)) as run:
         mine, checkpointer = trainer(
