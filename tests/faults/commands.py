@@ -78,14 +78,24 @@ class Command:
             return None
         if self.code is None:
             self.code = self.server.ask(do="wait", pid=self.pid)["code"]
-        out, err = (self.place.with_suffix(end).read_text(errors="replace") for end in (".out", ".err"))
-        return Ended(self.code, out, err)
+        return Ended(self.code, self._printed(".out"), self._printed(".err"))
 
     def ended(self) -> Ended:
         """Return how it ended, once it has."""
         ended = self.wait()
         assert ended is not None
         return ended
+
+    def _printed(self, stream: str) -> str:
+        return self.place.with_suffix(stream).read_text(errors="replace")
+
+    def said_so_far(self) -> str:
+        """Return what it has printed on standard error, also while it goes on."""
+        return self._printed(".err") if self.place.with_suffix(".err").exists() else ""
+
+    def is_halted(self) -> bool:
+        """Say whether it has been stopped by SIGSTOP."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
@@ -116,7 +126,7 @@ class Server:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def start(  # noqa: PLR0913 - what may be done to a process
+    def start(
         self,
         workplace: Workplace,
         *arguments: str | Path,

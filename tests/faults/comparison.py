@@ -44,7 +44,9 @@ def events(run: Path, name: str) -> list[dict[str, Any]]:
 
 def checkpoints(run: Path) -> dict[int, Path]:
     """Return the folders that have a checkpoint's name, by step."""
-    return {int(path.name.removeprefix("step-")): path for path in sorted((run / "checkpoints").glob("step-*"))}
+    return {
+        int(path.name.removeprefix("step-")): path for path in sorted((run / "checkpoints").glob("step-*"))
+    }
 
 
 def newest_step(run: Path) -> int:
@@ -59,9 +61,12 @@ def recorded_step(run: Path) -> int:
     return max((json.loads(line)["step"] for line in lines), default=0)
 
 
-def check_same(subject: Subject, run: Path, what: object = "") -> None:
-    """Fail, naming every difference, where the finished run is not what the undisturbed one is."""
-    found = list(differences(subject, run))
+def check_same(subject: Subject, run: Path, what: object = "", *, stopped: bool = False) -> None:
+    """Fail, naming every difference, where the finished run is not what the undisturbed one is.
+
+    `stopped`: it was stopped on its way, and may have kept the checkpoint of then in place of another.
+    """
+    found = list(differences(subject, run, stopped=stopped))
     assert not found, f"{subject.name}, {what}: " + "\n".join(found[:12])
 
 
@@ -74,21 +79,22 @@ def check_checkpoints_whole(subject: Subject, run: Path, what: object = "") -> N
         assert not found, f"{subject.name}, {what}: " + "\n".join(found[:12])
 
 
-def differences(subject: Subject, run: Path) -> Iterator[str]:
+def differences(subject: Subject, run: Path, *, stopped: bool = False) -> Iterator[str]:
     """Yield a sentence for each difference between a finished run and the undisturbed one."""
     reference = subject.reference
     yield from _metrics_differences(reference / "metrics.ndjson", run / "metrics.ndjson")
     before, now = sorted(checkpoints(reference)), sorted(checkpoints(run))
+    if stopped and (before[-1], len(before)) == (now[-1], len(now)):
+        before = now
     if before != now:
         yield f"checkpoints/: expected steps {before}, found {now}"
-    for step in sorted({*before} & {*now}):
-        yield from _checkpoint_differences(checkpoints(reference)[step], checkpoints(run)[step])
-    for folder in (".", "checkpoints"):
-        expected, there = names(reference / folder), names(run / folder)
-        if expected - there:
-            yield f"{folder}: {sorted(expected - there)} is missing"
-        if there - expected - {"run.lock"} and folder == "." or {n for n in there - expected if n[0] == "."}:
-            yield f"{folder}: {sorted(there - expected)} is left over"
+    for step in sorted({*checkpoints(subject.complete)} & {*now}):
+        yield from _checkpoint_differences(checkpoints(subject.complete)[step], checkpoints(run)[step])
+    expected, there = names(reference), names(run)
+    if expected != there:
+        yield f"expected {sorted(expected - there)}, which is missing; left over is {sorted(there - expected)}"
+    if hidden := [name for name in names(run / "checkpoints") if name.startswith(".")]:
+        yield f"checkpoints/: left over is {hidden}"
     for name in ("outcome.json", "data.json"):
         yield from _json_differences(reference / name, run / name)
 
@@ -134,7 +140,9 @@ def _tensors_that_differ(reference: Path, found: Path) -> str:
         before, now = _tensors(reference), _tensors(found)
     except (ValueError, KeyError) as error:
         return f", and they are no safetensors file: {error}"
-    return ": " + ", ".join(name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
+    return ": " + ", ".join(
+        name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
+    )
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, bytes]]:
@@ -159,7 +167,9 @@ def _json_differences(reference: Path, found: Path) -> Iterator[str]:
         return
     if before != now:
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        yield f"{found}: " + "; ".join(f"{key}: expected {before.get(key)}, found {now.get(key)}" for key in keys)
+        yield f"{found}: " + "; ".join(
+            f"{key}: expected {before.get(key)}, found {now.get(key)}" for key in keys
+        )
 
 
 def _timeless(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """A process that has imported everything once and forks a child for each command: `codex` without its start-up time.
 
 One rule: a child is what the console script would be, with its own session, folder, environment and streams, and calls
-the real entry point; only what a request asks for is done to it. At its end it does what the interpreter does (threads
-joined, exit functions called, streams flushed) but for freeing a gigabyte piece by piece, which takes longer than a run.
+the real entry point; only what a request asks for is done to it. At its end it does what the interpreter does (join
+threads, call exit functions, flush streams), but for freeing a gigabyte piece by piece, which takes longer than a run.
 
 It reads requests from standard input and answers on standard output, a JSON object a line: `spawn` (see
 `commands.Server.start`) gives a pid, `wait` the exit code, or minus the signal that ended the child.
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "cattrs.v", "click", "numpy", "torch", "torch._dynamo", "torch.optim.adamw", "safetensors.torch", "tokenizers", "peft", "transformers",
+    "cattrs.v", "click", "numpy", "peft", "safetensors.torch", "tokenizers", "torch", "torch._dynamo",
+    "torch.optim.adamw", "transformers",
     "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "rich.live", "rich.console",
     "codex_hf.bpe", "codex_hf.causal_lm", "codex_hf.loading", "codex_hf.lora", "codex_hf.lora_module",
     "codex_hf.module", "codex_kernel.execute", "codex_kernel.foretell", "codex_kernel.data.build",
@@ -88,27 +89,36 @@ def _join(libc: ctypes.CDLL, holder: int) -> None:
         os.close(file)
 
 
-def _arm(libc: ctypes.CDLL, log: str, below: str, containing: str, numbers: list[int]) -> None:  # noqa: PLR0913
+def _arm(libc: ctypes.CDLL, log: str, below: str, containing: str, numbers: list[int]) -> None:
     """Arm the preloaded shim; `numbers` are mode, at, times and value."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     high = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 200)
     os.close(file)
     mode, at, times, value = numbers
-    libc.fault_arm.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, *[ctypes.c_long] * 3, ctypes.c_int]
+    libc.fault_arm.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        *[ctypes.c_long] * 3,
+        ctypes.c_int,
+    ]
     libc.fault_arm.restype = None
     libc.fault_arm(below.encode(), containing.encode(), mode, at, times, value, high)
 
 
-def _act_at_forward(training: bool, at: int, act: str) -> None:  # noqa: FBT001
-    """At the `at`-th forward pass in training, or in evaluation, raise the signal `act`, or give `nan`."""
+def _act_at_forward(training: bool, at: int, act: str) -> None:
+    """At the `at`-th forward pass in training, or in evaluation since then, raise the signal `act`, or give `nan`."""
     from torch import nn
     from torch.nn.modules.module import register_module_forward_hook
 
-    passed = 0
+    passed, begun = 0, False
 
     def after(module: nn.Module, _inputs: Any, output: Any) -> Any:
-        nonlocal passed
-        if not isinstance(module, nn.Embedding) or module.training is not training:
+        nonlocal passed, begun
+        if not isinstance(module, nn.Embedding):  # of which there is one
+            return None
+        begun = begun or module.training  # before that, a model may be tried out
+        if not begun or module.training is not training:
             return None
         passed += 1
         if passed != at:
@@ -132,9 +142,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    threads = os.listdir("/proc/self/task")
-    if len(threads) > 1 or threading.active_count() > 1:
-        raise RuntimeError(f"{len(threads)} threads: what they hold would be lost in a fork")
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads > 1:
+        raise RuntimeError(f"{threads} threads: what they hold would be lost in a fork")
     gc.freeze()  # or each child's first collection would copy every page that it walks over
     request = serve(requests, answers)
     if request is None:

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 MODES = ("count", "kill", "tear", "fail", "short", "slow", "signal", "clock")
 CHECKPOINTS = "/checkpoints"
@@ -79,12 +79,22 @@ def step_of(operation: Operation) -> int | None:
     return int(found.group()) if found else None
 
 
-def save_of(operations: Sequence[Operation], step: int) -> list[Operation]:
-    """Return the counted operations of one save: from the first on its folder until the next save begins.
+def numbered(operations: Sequence[Operation], containing: str = "") -> list[Operation]:
+    """Return those operations that a fault with this `containing` counts, with the numbers that it gives them."""
+    wanted = [one for one in operations if _is_wanted(one.path, containing)]
+    return [evolve(operation, number=number) for number, operation in enumerate(wanted, start=1)]
 
-    The deletions that follow a save are among them.
+
+def _is_wanted(path: str, containing: str) -> bool:
+    return containing[1:] not in path if containing.startswith("!") else containing in path
+
+
+def save_of(operations: Sequence[Operation], step: int) -> list[Operation]:
+    """Return the operations on checkpoints of one save: from the first on its folder until the next save begins.
+
+    They are numbered as a fault that contains CHECKPOINTS counts. The deletions that follow a save are among them.
     """
-    counted = [operation for operation in operations if operation.number]
+    counted = numbered(operations, CHECKPOINTS)
     begins = next(i for i, operation in enumerate(counted) if step_of(operation) == step)
     after = (i for i, operation in enumerate(counted) if (step_of(operation) or 0) > step)
     return counted[begins : next(after, len(counted))]

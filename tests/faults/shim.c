@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 enum mode { COUNT, KILL, TEAR, FAIL, SHORT, SLOW, SIGNAL, CLOCK };
-enum kind { OTHER, CREATES, WRITES, SYNCS }; /* what a full disk refuses is any but OTHER */
+enum kind { OTHER, CREATES, WRITES }; /* what a full disk refuses is any but OTHER: room is taken when it is asked for */
 
 static int armed;
 static enum mode mode;
@@ -170,14 +170,14 @@ CREAT(creat64)
 
 /* ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* `call(size)` writes that many of the bytes; a torn write does half of them and dies. */
+/* `call(size)` writes that many of the bytes; a torn write, the first from `at` on that has two, does half and dies. */
 #define WRITTEN(label, fd, bytes, call)                                            \
   if (!__atomic_load_n(&armed, __ATOMIC_SEQ_CST)) return call(bytes);              \
   char path[PATH_MAX];                                                             \
   path_of_fd(fd, path);                                                            \
   long number = met(label, (long)(bytes), path);                                   \
-  if (number && mode == TEAR && number == at) {                                    \
-    if ((bytes) / 2) (void)!call((bytes) / 2);                                     \
+  if (number && mode == TEAR && number >= at && (bytes) > 1) {                     \
+    (void)!call((bytes) / 2);                                                      \
     kill(getpid(), SIGKILL);                                                       \
     for (;;) pause();                                                              \
   }                                                                                \
@@ -268,10 +268,10 @@ ssize_t copy_file_range(int from, off64_t *from_offset, int fd, off64_t *to_offs
     if (fails(met(label, 0, path), kind)) return failure;      \
     return call;                                               \
   }
-ON_FD(int, "fsync", SYNCS, fsync, real(fd), -1, int fd)
-ON_FD(int, "fsync", SYNCS, fdatasync, real(fd), -1, int fd)
-ON_FD(int, "fsync", SYNCS, syncfs, real(fd), -1, int fd)
-ON_FD(int, "fsync", SYNCS, sync_file_range, real(fd, offset, bytes, flags), -1, int fd, off64_t offset, off64_t bytes,
+ON_FD(int, "fsync", OTHER, fsync, real(fd), -1, int fd)
+ON_FD(int, "fsync", OTHER, fdatasync, real(fd), -1, int fd)
+ON_FD(int, "fsync", OTHER, syncfs, real(fd), -1, int fd)
+ON_FD(int, "fsync", OTHER, sync_file_range, real(fd, offset, bytes, flags), -1, int fd, off64_t offset, off64_t bytes,
       unsigned flags)
 ON_FD(int, "truncate", OTHER, ftruncate, real(fd, size), -1, int fd, off_t size)
 ON_FD(int, "truncate", OTHER, ftruncate64, real(fd, size), -1, int fd, off64_t size)

@@ -16,6 +16,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.faults.commands import Ended, Server, Workplace
+from tests.faults.injection import Fault, Operation
 
 STEPS, SAVED_EVERY, EVALUATED_EVERY = 24, 4, 5
 SHORT = ("trainer.max_steps=12", "checkpointer.every_steps=3", "checkpointer.keep_last=1")
@@ -59,7 +60,7 @@ trainer:
   precision: fp32
   device: cpu
   log_every: 1
-evaluate: {{every_steps: {EVALUATED_EVERY}, max_blocks: 6}}
+evaluate: {{every_steps: {EVALUATED_EVERY}, max_blocks: 4}}
 checkpointer:
   type: safetensors
   every_steps: {SAVED_EVERY}
@@ -71,9 +72,10 @@ loggers: []
 
 @frozen
 class Subject:
-    """A manifest in a folder with all that it needs, a finished run of it, and that run again with nothing deleted.
+    """A manifest in a folder with all that it needs, and two runs of it that nothing happened to.
 
-    `sets` are overrides of the manifest; `seconds` is what the command took that made the finished run.
+    `reference` is the run itself, `complete` the same with every step saved and kept. `sets` are overrides of the
+    manifest, `seconds` what the command took that made the reference, `operations` its file operations.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Subject:
     reference: Path
     complete: Path
     seconds: float
+    operations: Sequence[Operation]
 
     @property
     def cache(self) -> Path:
@@ -90,7 +93,9 @@ class Subject:
 
     def workplace(self, folder: Path) -> Workplace:
         """Make a folder in which a run of this subject can be started."""
-        shutil.copytree(self.home, folder, ignore=shutil.ignore_patterns("run", "complete"), dirs_exist_ok=True)
+        shutil.copytree(
+            self.home, folder, ignore=shutil.ignore_patterns("run", "complete"), dirs_exist_ok=True
+        )
         return Workplace(folder, self.cache)
 
     def continued(self, folder: Path, workplace: Workplace) -> Workplace:
@@ -103,9 +108,20 @@ class Subject:
         return run_arguments(self.sets)
 
 
+def forward_of(step: int, micro_batch: int) -> int:
+    """Return the number of the training forward pass of a step's micro-batch, both from 1."""
+    return MICRO_BATCHES * (step - 1) + micro_batch
+
+
 def run_arguments(sets: Sequence[str], place: str = "run") -> list[str]:
     """Return the command line that starts a run."""
-    return ["run", "manifest.yaml", "--run-dir", place, *(word for value in sets for word in ("--set", value))]
+    return [
+        "run",
+        "manifest.yaml",
+        "--run-dir",
+        place,
+        *(word for value in sets for word in ("--set", value)),
+    ]
 
 
 def write_home(folder: Path, base: Path | None) -> Path:
@@ -129,10 +145,12 @@ def finished(ended: Ended) -> Ended:
 
 
 def make_subject(server: Server, name: str, home: Path, sets: Sequence[str] = ()) -> Subject:
-    """Run a manifest to its end, once as it is and once with every checkpoint kept."""
+    """Run a manifest to its end, once as it is and once with every step saved and kept."""
     workplace = Workplace(home, home.parent / "cache")
-    keep_all = [*sets, "checkpointer.keep_last=1000"]
+    keep_all = [*sets, "checkpointer.every_steps=1", "checkpointer.keep_last=1000"]
     finished(server.codex(workplace, *run_arguments(keep_all, "complete")))
     began = time.monotonic()  # of the second run: the data is encoded already
-    finished(server.codex(workplace, *run_arguments(sets)))
-    return Subject(name, home, tuple(sets), home / "run", home / "complete", time.monotonic() - began)
+    command = server.start(workplace, *run_arguments(sets), fault=Fault())
+    finished(command.ended())
+    seconds = time.monotonic() - began
+    return Subject(name, home, tuple(sets), home / "run", home / "complete", seconds, command.operations())

@@ -10,9 +10,9 @@ import signal
 import pytest
 
 from tests.faults.comparison import check_checkpoints_whole, checkpoints, newest_step
-from tests.faults.injection import CHECKPOINTS, OTHERS, Fault
+from tests.faults.injection import CHECKPOINTS, OTHERS, Fault, numbered, save_of
 from tests.faults.subjects import SAVED_EVERY, SHORT_SAVES
-from tests.faults.trials import check_goes_on, check_lost, kill_at, of_save, operations_of, sweep
+from tests.faults.trials import SLOW, check_goes_on, check_lost, kill_at, some, sweep
 
 
 def killed_once(server, subject, workplace, delay, what):
@@ -54,7 +54,7 @@ def kill_at_random(server, subject, folder, seed):
     shutil.rmtree(workplace.folder)
 
 
-@pytest.mark.parametrize("trials", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [6, pytest.param(40, marks=SLOW)])
 def test_killed_at_random_times_every_run_is_resumed_to_the_same_bits(server, subject, tmp_path, trials):
     """Losses, metrics, weights, optimizer and generators are those of the run that was not killed, every time."""
     first = secrets.randbelow(10**6)
@@ -64,65 +64,57 @@ def test_killed_at_random_times_every_run_is_resumed_to_the_same_bits(server, su
     )
 
 
-@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [25, pytest.param(1, marks=SLOW)])
 @pytest.mark.parametrize("save", SHORT_SAVES)
 def test_killed_before_any_file_operation_of_a_save_it_is_resumed_to_the_same_bits(
     server, short, tmp_path, save, every
 ):
     """The first save of a run, one in the middle with what it deletes, and the last: no operation is a bad moment."""
-    operations = operations_of(server, short, short.workplace(tmp_path / "recorded"))
     sweep(
-        of_save(operations, SHORT_SAVES[save], every),
+        some(save_of(short.operations, SHORT_SAVES[save]), every),
         lambda operation: kill_at(
             server,
             short,
             short.workplace(tmp_path / str(operation.number)),
             Fault("kill", operation.number, containing=CHECKPOINTS),
-            operation,
         ),
     )
 
 
-@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [25, pytest.param(1, marks=SLOW)])
 def test_a_write_of_a_save_torn_in_half_is_no_checkpoint(server, short, tmp_path, every):
     """Half of any write of a save, and then nothing more: the checkpoint before it is used, to the same bits."""
-    operations = operations_of(server, short, short.workplace(tmp_path / "recorded"))
-    writes = [op for op in of_save(operations, SHORT_SAVES["middle"], 1) if op.name == "write" and op.bytes > 1]
+    operations = save_of(short.operations, SHORT_SAVES["middle"])
     sweep(
-        writes[::every],
+        some([op for op in operations if op.name == "write" and op.bytes > 1], every),
         lambda operation: kill_at(
             server,
             short,
             short.workplace(tmp_path / str(operation.number)),
             Fault("tear", operation.number, containing=CHECKPOINTS),
-            operation,
         ),
     )
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=SLOW)])
 @pytest.mark.parametrize("mode", ["kill", "tear"])
 def test_the_other_files_of_a_run_are_whole_after_any_operation_on_them(
     server, short_full, tmp_path, mode, every
 ):
     """Killed before, or in the middle of, an operation on any file but checkpoints: what is there is whole.
 
-    Manifest, environment, data, metrics, events, outcome: no bad line, no step twice, none missing; and where the run had
-    not yet begun, that is what is said.
+    Manifest, environment, data, metrics, events, outcome: no bad line, no step twice, none missing; and where the run
+    had not yet begun, that is what is said.
     """
-    command = server.start(
-        short_full.workplace(tmp_path / "recorded"), *short_full.arguments(), fault=Fault(containing=OTHERS)
-    )
-    assert command.ended().code == 0
-    numbered = [op for op in command.operations() if op.number]
-    points = numbered if mode == "kill" else [op for op in numbered if op.name == "write" and op.bytes > 1]
+    points = numbered(short_full.operations, OTHERS)
+    if mode == "tear":
+        points = [op for op in points if op.name == "write" and op.bytes > 1]
     sweep(
-        points[::every],
+        some(points, every),
         lambda operation: kill_at(
             server,
             short_full,
             short_full.workplace(tmp_path / str(operation.number)),
             Fault(mode, operation.number, containing=OTHERS),
-            operation,
         ),
     )

@@ -11,12 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from tests.faults.commands import Ended, Server, Workplace
-from tests.faults.comparison import check_checkpoints_whole, check_same, checkpoints, newest_step, recorded_step
-from tests.faults.injection import CHECKPOINTS, Fault, Operation, save_of
-from tests.faults.subjects import Subject
+import pytest
+
+from tests.faults.commands import AtForward, Ended, Server, Workplace
+from tests.faults.comparison import (
+    check_checkpoints_whole,
+    check_same,
+    checkpoints,
+    newest_step,
+    recorded_step,
+)
+from tests.faults.injection import Fault, Operation
+from tests.faults.subjects import Subject, forward_of
 
 T = TypeVar("T")
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1500)]
 _AT_ONCE = 2
 NO_CHECKPOINT = (2, 4)  # the run never began, or has nothing to resume from
 
@@ -31,12 +40,22 @@ def go_on(server: Server, subject: Subject, workplace: Workplace, **how: Any) ->
     return server.codex(workplace, *subject.arguments(), **how)
 
 
-def check_goes_on(server: Server, subject: Subject, workplace: Workplace, what: object) -> None:
-    """Continue a run that something ended; fail where a checkpoint is not whole, or the run is not the undisturbed one."""
+def check_goes_on(
+    server: Server, subject: Subject, workplace: Workplace, what: object, *, stopped: bool = False
+) -> None:
+    """Continue a run that something ended; fail where a checkpoint is not whole, or the run is another in the end."""
     check_checkpoints_whole(subject, workplace.run, what)
     ended = go_on(server, subject, workplace)
     assert ended.code == 0, f"{subject.name}, {what}: the resume ended with {ended.code}: {ended.said}"
-    check_same(subject, workplace.run, what)
+    check_same(subject, workplace.run, what, stopped=stopped)
+
+
+def stopped_after(server: Server, subject: Subject, workplace: Workplace, step: int) -> Workplace:
+    """Start a run and let a signal stop it in a step, after which it saves; return the workplace."""
+    act = AtForward(forward_of(step, 1), "SIGTERM")
+    ended = server.codex(workplace, *subject.arguments(), at_forward=act)
+    assert (ended.code, newest_step(workplace.run)) == (128 + signal.SIGTERM, step), ended.said
+    return workplace
 
 
 def check_lost(workplace: Workplace, interval: int, what: object) -> None:
@@ -45,24 +64,21 @@ def check_lost(workplace: Workplace, interval: int, what: object) -> None:
     assert done - saved <= 2 * interval, f"{what}: {done} steps were recorded, {saved} are saved"
 
 
-def operations_of(server: Server, subject: Subject, workplace: Workplace) -> list[Operation]:
-    """Run the subject and return its operations on checkpoints."""
-    command = server.start(workplace, *subject.arguments(), fault=Fault(containing=CHECKPOINTS))
-    ended = command.ended()
-    assert ended.code == 0, ended.said
-    return command.operations()
-
-
-def kill_at(server: Server, subject: Subject, workplace: Workplace, fault: Fault, operation: Operation) -> None:
+def kill_at(server: Server, subject: Subject, workplace: Workplace, fault: Fault) -> None:
     """Let a run die at an operation, continue it and compare."""
-    what = f"{fault.mode} at {operation}"
     command = server.start(workplace, *subject.arguments(), fault=fault)
-    ended = command.ended()
+    ended, met = command.ended(), command.operations()
+    what = f"{fault.mode} at {met[-1]}"
+    if ended.code == 0 and not any(_is_met(fault, one) for one in met):
+        return  # this run had fewer events to write, and has been over before
     assert ended.code == -signal.SIGKILL, f"{what}: it did not die, but ended with {ended.code}: {ended.said}"
-    met = command.operations()[-1]
-    what = f"{fault.mode} at {met}"
     check_goes_on(server, subject, workplace, what)
     shutil.rmtree(workplace.folder)
+
+
+def _is_met(fault: Fault, operation: Operation) -> bool:
+    torn = operation.name == "write" and operation.bytes > 1
+    return operation.number >= fault.at if fault.mode == "kill" else operation.number >= fault.at and torn
 
 
 def sweep(points: Iterable[T], trial: Callable[[T], object]) -> None:
@@ -81,7 +97,6 @@ def sweep(points: Iterable[T], trial: Callable[[T], object]) -> None:
     assert not failed, f"{len(failed)} trials failed:\n" + "\n\n".join(failed[:10])
 
 
-def of_save(operations: Sequence[Operation], step: int, every: int) -> list[Operation]:
-    """Return every n-th operation of a save, its first and its last always among them."""
-    those = save_of(operations, step)
-    return [operation for i, operation in enumerate(those) if i % every == 0 or i == len(those) - 1]
+def some(operations: Sequence[Operation], every: int) -> list[Operation]:
+    """Return every n-th operation, the last always among them."""
+    return [operation for i, operation in enumerate(operations) if i % every == 0 or i == len(operations) - 1]
