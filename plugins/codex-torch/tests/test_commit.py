@@ -27,7 +27,7 @@ def saved(folder: Path, *steps: int, **options) -> FolderCheckpointer:
     mine = FolderCheckpointer(run, run.folder / "checkpoints", SafetensorsCheckpointer(**options))
     for step in steps:
         mine.save(step, state(step), {"validation/loss": 1 / step})
-    mine.close()
+        mine.close()
     run.report.checkpoints.clear()
     return mine
 
@@ -234,6 +234,40 @@ def test_leftovers_are_deleted_by_the_next_save(tmp_path):
     ]
 
 
+def test_a_resume_clears_up_what_the_last_save_could_not(tmp_path):
+    """Killed after its last save and before it deleted others, a run that goes on has what the options keep."""
+    saved(tmp_path, 1, 2, 3, keep_last=3).close()
+    mine = saved(tmp_path, keep_last=1)
+    (mine.folder / ".trash-00000001-ab12" / "model").mkdir(parents=True)
+    reader = FolderCheckpointer(mine.run, mine.folder, mine.options, read_only=True)
+    assert reader.newest().step == 3
+    assert len(list(mine.folder.iterdir())) == 4, "who only reads deletes nothing"
+    assert mine.newest().step == 3
+    assert [path.name for path in mine.folder.iterdir()] == ["step-00000003"]
+
+
+def test_a_damaged_newest_one_costs_no_older_one(tmp_path):
+    """What is kept is decided among the whole ones: the older one is not deleted for the sake of a damaged one."""
+    saved(tmp_path, 1, 2, keep_last=2).close()
+    mine = saved(tmp_path, keep_last=1)
+    flip(commit.path_of(mine.folder, 2) / "trainer.json", 3)
+    assert mine.newest().step == 1
+    assert steps_in(mine) == [1]
+
+
+def test_files_that_were_not_saved_are_named(tmp_path):
+    """A foreign file in a checkpoint is neither read nor passed over without a word."""
+    mine = saved(tmp_path, 1)
+    mine.close()
+    (commit.path_of(mine.folder, 1) / "model" / "foreign.safetensors").write_bytes(b"x")
+    assert mine.newest().step == 1
+    (warning,) = mine.run.report.warnings
+    assert (
+        "step-00000001 has files that were not saved with it and are not read: model/foreign.safetensors"
+        in warning
+    )
+
+
 def test_a_whole_checkpoint_is_not_written_again(tmp_path):
     """The last save of a run finds the step there, and leaves it as it is."""
     mine = saved(tmp_path, 5)
@@ -279,6 +313,19 @@ def test_tensors_come_back_through_the_library(made):
             )
         with safe_open(path, framework="pt") as file:
             assert file.metadata() == {"format": "pt"}
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 255), st.sampled_from([0, 1, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**20 + 3]))
+    )
+)
+def test_pieces_are_written_in_their_order(made):
+    """Small pieces are put together and large ones cut, and not a byte is lost, moved or written twice."""
+    pieces = [bytes([value]) * size for value, size in made]
+    chunks = [bytes(chunk) for chunk in commit._chunks(map(memoryview, pieces))]
+    assert b"".join(chunks) == b"".join(pieces)
+    assert all(0 < len(chunk) <= 2**20 + 2**16 for chunk in chunks)
 
 
 def test_views_are_written_as_what_they_show():

@@ -38,7 +38,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("step", "operation", "newest"),
-    [(5, 0, {2, 4}), (6, 1, {4}), (6, 60, {4}), (6, 148, {6})],
+    [(5, 0, {2, 4}), (6, 1, {4}), (6, 20, {4}), (6, 38, {6})],
     ids=["perhaps in a save in the background", "before a save", "in a save", "in a deletion after a save"],
 )
 def test_killed_and_resumed_it_is_the_run_that_was_not(tmp_path, whole, step, operation, newest):

@@ -187,7 +187,7 @@ class FolderCheckpointer:
         return True
 
     def _sweep(self) -> None:
-        """Delete leftovers, once: by the first save this process holds the run alone."""
+        """Delete leftovers, once: a process that saves, or goes on, holds the run alone."""
         if self._swept:
             return
         try:
@@ -219,14 +219,25 @@ class FolderCheckpointer:
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint whose files are all as they were saved; None where there is none.
 
-        A damaged one is reported and, unless the run is only read, renamed. Waits for the save under way.
+        A damaged one is reported and, unless the run is only read, renamed; what a process has left that was
+        killed while it saved or deleted is deleted. Waits for the save under way.
         """
         self._settle()
+        if not self.read_only:
+            self._sweep()
         for _, path in reversed(commit.find(self.folder)):
             try:
-                return commit.verify(path)
+                checkpoint = commit.verify(path)
             except DamagedError as damage:
                 self._set_aside(path, damage)
+                continue
+            if extra := commit.extra_files(path):
+                self.run.report.warning(
+                    f"{path.name} has files that were not saved with it and are not read: {', '.join(extra)}"
+                )
+            if not self.read_only:
+                self._retain()
+            return checkpoint
         return None
 
     def load(self, checkpoint: Checkpoint) -> CheckpointState:
