@@ -25,7 +25,9 @@ def main() -> None:
     # library reads this when it is loaded, so it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from codex_kernel.cli import main as run_command
+    from codex_kernel.collector import hold_back
 
+    hold_back()
     sys.exit(run_command(arguments))
 
 

@@ -20,7 +20,7 @@ import attrs
 from attrs import frozen
 
 from codex_kernel.catalog import Catalog
-from codex_kernel.durable import sync_folder
+from codex_kernel.durable import storage_errors, sync_folder, write_json
 from codex_kernel.errors import InputError, ManifestError, NoCheckpointError, PluginError, Problem
 from codex_kernel.foretell import NeverStop
 from codex_kernel.hooks import Hooks
@@ -35,7 +35,7 @@ from codex_kernel.interfaces import (
 from codex_kernel.manifest import load
 from codex_kernel.plan import Chosen, choose
 from codex_kernel.retention import KeepBest, retained_steps
-from codex_kernel.runfolder import RunFolder, storage_errors, write_json
+from codex_kernel.runfolder import RunFolder
 
 EXPORT_RECORD = "codex-export.json"
 EXPORT_SCHEMA = 1

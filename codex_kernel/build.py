@@ -15,7 +15,7 @@ from codex_kernel.data.build import build
 from codex_kernel.data.encode import default_fingerprint
 from codex_kernel.data.select import train_texts
 from codex_kernel.data.store import TokenData
-from codex_kernel.durable import sync_folder
+from codex_kernel.durable import storage_errors, sync_folder
 from codex_kernel.errors import InputError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
@@ -26,7 +26,6 @@ from codex_kernel.interfaces import (
     Tokenizer,
 )
 from codex_kernel.plan import Plan
-from codex_kernel.runfolder import storage_errors
 
 
 @frozen(eq=False)

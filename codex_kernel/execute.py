@@ -15,9 +15,10 @@ from typing import Any
 
 from attrs import asdict, define, field, fields, frozen
 
-from codex_kernel import changes, environment, metrics, yaml_reader, yaml_writer
+from codex_kernel import changes, collector, environment, metrics, yaml_reader, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
 from codex_kernel.changes import Change
+from codex_kernel.durable import read_json, sweep, write_json, write_whole
 from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError, StorageError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
@@ -34,7 +35,7 @@ from codex_kernel.metric_values import as_numbers
 from codex_kernel.metrics import MetricsLog, NdjsonFile
 from codex_kernel.plan import Plan, changed_plugins
 from codex_kernel.reporter import RunReporter
-from codex_kernel.runfolder import RunFolder, read_json, write_json, write_whole
+from codex_kernel.runfolder import RunFolder
 from codex_kernel.stopping import SignalStop
 
 
@@ -199,6 +200,8 @@ class _Execution:
         """Build the parts in their order and train."""
         resumes = isinstance(self.how, Resumption)
         reporter.event("run_resumed" if resumes else "run_started", command=list(self.how.command))
+        for path in sweep(self.folder.path):
+            reporter.event("leftover_deleted", path=str(path))
         reporter.run_started(environment.flat(self.plan.resolved()))
         self._tell_what_differs(reporter)
         source = build_source(self.plan, self.hooks, run, self.folder.tokenizer)
@@ -210,6 +213,7 @@ class _Execution:
             trainer = self.hooks.trainer(run, parts)
             state = self._state(parts.checkpointer, reporter) if resumes else None
             self.stop.deferring = True
+            collector.settle()
             return self._fit(trainer, state)
         finally:
             parts.checkpointer.close()

@@ -19,9 +19,9 @@ from typing import IO, Any
 
 from attrs import define, field
 
+from codex_kernel.durable import json_bytes, storage_errors, write_whole
 from codex_kernel.errors import InputError, StorageError
 from codex_kernel.interfaces import Progress
-from codex_kernel.runfolder import json_bytes, storage_errors, write_whole
 
 SCHEMA = 1
 RESERVED = ("schema", "run_id", "time", "step", "epoch", "tokens", "split", "nonfinite")
@@ -48,13 +48,8 @@ class NdjsonFile:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; raise StorageError where it cannot be written."""
         line = json_bytes(record) + b"\n"
-        try:
-            with self._lock:
-                self._write(line)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {self.path}: {error.strerror}, {len(line)} bytes needed", remedy="make room"
-            ) from error
+        with storage_errors(self.path, needed=len(line)), self._lock:
+            self._write(line)
 
     def _write(self, line: bytes) -> None:
         """Write the whole line or, where that fails, nothing of it: the next line must not follow a half one."""

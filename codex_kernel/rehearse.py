@@ -17,13 +17,14 @@ from attrs import evolve, frozen
 from codex_kernel import killing, metrics, yaml_writer
 from codex_kernel.archive import none_usable, opened
 from codex_kernel.compare import Difference, compare_file, compare_metrics
+from codex_kernel.durable import write_whole
 from codex_kernel.errors import CodexError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import Reporter
 from codex_kernel.killing import Kill, Pace, Watch
 from codex_kernel.manifest import as_mapping
 from codex_kernel.plan import Plan
-from codex_kernel.runfolder import RunFolder, open_run, write_whole
+from codex_kernel.runfolder import RunFolder, open_run
 
 EVALUATIONS = 4
 EVALUATED_BLOCKS = 8

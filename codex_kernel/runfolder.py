@@ -23,28 +23,24 @@ the folder's lock.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import secrets
-import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from attrs import frozen
 
-from codex_kernel.durable import sync_folder
-from codex_kernel.errors import InputError, LockedError, StorageError
+from codex_kernel.durable import storage_errors, sync_folder, write_json
+from codex_kernel.errors import InputError, LockedError
 
 SCHEMA = 1
 LOCK = "run.lock"
 BEFORE = "before-"
-NOT_ENOUGH_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @frozen
@@ -329,70 +325,3 @@ def survey(runs: Path) -> tuple[list[RunFolder], list[DamagedRun]]:
         except InputError as error:
             damaged.append(DamagedRun(about.parent, error.message))
     return sorted(found, key=lambda folder: folder.run_id), damaged
-
-
-# ── writing and reading ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Put the file in place whole or not at all; raise StorageError where it cannot be written."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
-    with storage_errors(path, needed=len(data)):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object whole, for people too: indented, in the order given."""
-    write_whole(path, json_bytes(value, indent=2) + b"\n")
-
-
-def json_bytes(value: Mapping[str, Any], indent: int | None = None) -> bytes:
-    """Return a JSON object as UTF-8; raises ValueError where a number is not finite.
-
-    A path can hold bytes that are not UTF-8, in Python lone surrogates: they become the escapes that JSON has for them.
-    """
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode(
-        errors="backslashreplace"
-    )
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file of a run, or None where the run has not written it."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} cannot be read: expected an object")
-    return value
-
-
-@contextmanager
-def storage_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn an OSError into a StorageError that names the path, the bytes needed and those free."""
-    try:
-        yield
-    except OSError as error:
-        wanted = "" if needed is None else f", {needed:,} bytes needed"
-        free = f", {_free_bytes(path):,} free" if error.errno in NOT_ENOUGH_SPACE else ""
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}{wanted}{free}",
-            remedy="make room, mend the permissions, or choose another folder",
-        ) from error
-
-
-def _free_bytes(path: Path) -> int:
-    """Return the free bytes of the file system that the path lies on."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_kernel import runfolder
+from codex_kernel import durable, runfolder
 from codex_kernel.errors import CodexError, InputError, LockedError, StorageError
 from codex_kernel.runfolder import RunFolder
 
@@ -147,8 +147,8 @@ def test_text_that_is_no_unicode_is_written_and_read_back(tmp_path: Path) -> Non
     """A path may hold any bytes."""
     folder = runfolder.create(tmp_path / "r\udcff", "toy", tmp_path / "b\udcff")
     assert runfolder.open_run(folder.path) == folder
-    runfolder.write_json(tmp_path / "x.json", {"é\udcff": "\ud800"})
-    assert runfolder.read_json(tmp_path / "x.json") == {"é\udcff": "\ud800"}
+    durable.write_json(tmp_path / "x.json", {"é\udcff": "\ud800"})
+    assert durable.read_json(tmp_path / "x.json") == {"é\udcff": "\ud800"}
 
 
 HOLD = """
@@ -179,8 +179,8 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
 def test_a_file_is_written_whole(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     """What is read back is what was written, and nothing else is left behind."""
     folder = tmp_path_factory.mktemp("whole")
-    runfolder.write_whole(folder / "file", b"before")
-    runfolder.write_whole(folder / "file", data)
+    durable.write_whole(folder / "file", b"before")
+    durable.write_whole(folder / "file", data)
     assert (folder / "file").read_bytes() == data
     assert [file.name for file in folder.iterdir()] == ["file"]
 
@@ -191,7 +191,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_no_rubbish(tmp_path: Pa
         import resource, signal, sys
         from pathlib import Path
         from codex_kernel.errors import StorageError
-        from codex_kernel.runfolder import write_whole
+        from codex_kernel.durable import write_whole
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         path = Path(sys.argv[1]) / "file"
         write_whole(path, b"before")
@@ -219,13 +219,13 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> N
 
 def test_a_json_file_that_is_damaged_is_named(tmp_path: Path) -> None:
     """A half outcome.json is an error with its path; a missing one is None."""
-    assert runfolder.read_json(tmp_path / "outcome.json") is None
+    assert durable.read_json(tmp_path / "outcome.json") is None
     (tmp_path / "outcome.json").write_text('{"status": "compl')
     with pytest.raises(InputError, match=r"outcome\.json cannot be read"):
-        runfolder.read_json(tmp_path / "outcome.json")
+        durable.read_json(tmp_path / "outcome.json")
     (tmp_path / "outcome.json").write_text("[]")
     with pytest.raises(InputError, match=r"outcome\.json cannot be read: expected an object"):
-        runfolder.read_json(tmp_path / "outcome.json")
+        durable.read_json(tmp_path / "outcome.json")
 
 
 # ── the newest run, and one that is set aside ─────────────────────────────────────────────────────────────────────
@@ -292,3 +292,17 @@ def test_setting_aside_can_be_interrupted_anywhere(tmp_path: Path, monkeypatch: 
     beside = runfolder.set_aside(old)
     assert calls[-1] == "run.json"
     assert sorted(path.name for path in beside.iterdir()) == ["manifest.yaml", "resolved.yaml", "run.json"]
+
+
+def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path):
+    """Temporary files of `write_whole` go; files and folders of other names stay."""
+    for name in (".tmp-outcome.json-2a6ce62e", "notes.txt", ".tmp-mine", ".tmp-data.json-xyz"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".tmp-tokenizer-2a6ce62e").mkdir()
+    assert [path.name for path in durable.sweep(tmp_path)] == [".tmp-outcome.json-2a6ce62e"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".tmp-data.json-xyz",
+        ".tmp-mine",
+        ".tmp-tokenizer-2a6ce62e",
+        "notes.txt",
+    ]

@@ -262,7 +262,7 @@ def prune(  # noqa: PLR0913 - click passes each option by name
     The newest checkpoint that is whole stays in any case, as does all of it where a process trains (exit code 3).
     """
     from codex_kernel.archive import Rules, pruning, size_on_disk
-    from codex_kernel.runfolder import storage_errors
+    from codex_kernel.durable import storage_errors
 
     folder = _find(runs, run)
     rules = Rules(keep_last, keep_best, keep_every)

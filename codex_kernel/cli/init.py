@@ -12,8 +12,8 @@ import click
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 def init(path: Path, force: bool) -> None:  # noqa: FBT001 - click passes by name
     """Write a commented starter manifest to PATH (default: manifest.yaml)."""
+    from codex_kernel.durable import write_whole
     from codex_kernel.errors import InputError
-    from codex_kernel.runfolder import write_whole
 
     if path.is_dir():
         path /= "manifest.yaml"

@@ -64,7 +64,8 @@ def show(run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click p
     """Show one RUN (a run folder, or its id): how it went, its losses, data and plugins."""
     from codex_kernel import metrics
     from codex_kernel.cli.summary import measures, shown
-    from codex_kernel.runfolder import find, read_json
+    from codex_kernel.durable import read_json
+    from codex_kernel.runfolder import find
 
     folder = find(runs, run)
     row = _row(folder)
@@ -144,7 +145,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
 def _read_row(folder: RunFolder) -> dict[str, Any]:
     """Return what is known of a run; a run without an outcome runs still, or was killed."""
     from codex_kernel import metrics
-    from codex_kernel.runfolder import read_json
+    from codex_kernel.durable import read_json
 
     running = folder.is_held()
     outcome = None if running else read_json(folder.outcome)

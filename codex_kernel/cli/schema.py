@@ -34,7 +34,7 @@ def schema(output: Path | None) -> None:
     if output is None:
         print_json(composed)
         return
-    from codex_kernel.runfolder import write_whole
+    from codex_kernel.durable import write_whole
 
     write_whole(output, (json.dumps(composed, indent=2) + "\n").encode())
     click.echo(f"wrote {output}", err=True)

@@ -43,7 +43,7 @@ class CheckpointArchiveContract(CheckpointerContract):
         assert list(whole) == saved[:3]
         assert [one.path for one in damaged] == [saved[3].path]
         assert any(name in damaged[0].reason for name in names)
-        self.open(run).newest()  # sets it aside
+        self.open(run, keep_last=9).newest()  # sets it aside
         whole, damaged = self.archive(run, read_only=True).checkpoints()
         assert list(whole) == saved[:3]
         assert len(damaged) == 1
@@ -102,7 +102,7 @@ class CheckpointArchiveContract(CheckpointerContract):
         self.saved(run, 1, 2, 3, keep_last=5).close()
         saved = reporter_of(run).checkpoints
         flip_a_bit(next(files_in(saved[2].path)))
-        self.open(run).newest()  # sets it aside
+        self.open(run, keep_last=9).newest()  # sets it aside
         archive = self.archive(run)
         archive.delete(saved[0].path)
         for damaged in archive.checkpoints()[1]:

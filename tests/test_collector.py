@@ -1,0 +1,22 @@
+import gc
+import subprocess
+import sys
+
+SCRIPT = """
+import gc
+usual = gc.get_threshold()
+from codex_kernel import collector
+collector.hold_back()
+assert gc.get_threshold()[0] > usual[0]
+assert gc.isenabled()
+collector.settle()
+assert gc.get_threshold() == usual
+print(gc.get_freeze_count())
+"""
+
+
+def test_collections_are_rare_in_the_start_and_usual_in_training():
+    """Thresholds come back, and what was there before training is left out of every collection."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 1000
+    assert gc.get_freeze_count() == 0, "in a process of its own"
