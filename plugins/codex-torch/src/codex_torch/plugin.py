@@ -138,9 +138,7 @@ class TorchTrainer:
         on_resume="harmless",
         help="auto, cpu, cuda or cuda:N; auto takes the first GPU that there is.",
     )
-    threads: int | None = option(
-        None, gt=0, on_resume="harmless", help="CPU threads of torch; null: torch's own choice."
-    )
+    threads: int | None = option(None, gt=0, help="CPU threads of torch; null: torch's own choice.")
     determinism: Literal["auto", "strict", "relaxed"] = option(
         "auto",
         on_resume="harmless",

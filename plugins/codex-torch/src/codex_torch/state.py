@@ -49,6 +49,7 @@ _CURVE = (
     "on_nonfinite",
     "loss_spike",
     "early_stopping",
+    "compile",  # where there is dropout, compiled code draws other numbers
 )
 _KEYS = {
     "seed": ("seed",),
@@ -127,7 +128,6 @@ class Identity:
         numerics = {
             **hardware.numerics(),
             "micro_batch_size": options.blocks_at_once,
-            "compile": options.compile,
             "activation_checkpointing": options.activation_checkpointing,
         }
         return cls(fingerprints, curve, numerics)
