@@ -128,17 +128,15 @@ class TorchTrainer:
         on_resume="harmless",
         help="Compute the activations of each layer again in the backward pass: less memory, a third more time.",
     )
-    compile: bool = option(
-        default=False,
-        on_resume="harmless",
-        help="Compile the model with torch.compile; needs a C++ compiler.",
-    )
+    compile: bool = option(default=False, help="Compile the model with torch.compile; needs a C++ compiler.")
     device: str = option(
         "auto",
         on_resume="harmless",
         help="auto, cpu, cuda or cuda:N; auto takes the first GPU that there is.",
     )
-    threads: int | None = option(None, gt=0, help="CPU threads of torch; null: torch's own choice.")
+    threads: int | None = option(
+        None, gt=0, on_resume="harmless", help="CPU threads of torch; null: torch's own choice."
+    )
     determinism: Literal["auto", "strict", "relaxed"] = option(
         "auto",
         on_resume="harmless",
