@@ -33,6 +33,7 @@ from codex_kernel.interfaces import (
     RunContext,
 )
 from codex_kernel.manifest import load
+from codex_kernel.option_types import did_you_mean
 from codex_kernel.plan import Chosen, choose
 from codex_kernel.retention import KeepBest, retained_steps
 from codex_kernel.runfolder import RunFolder
@@ -196,11 +197,23 @@ class Rules:
     keep_every: int | None = None
 
     def steps(self, checkpoints: Opened, known: Sequence[Checkpoint]) -> frozenset[int]:
-        """Return the steps to keep of these."""
+        """Return the steps to keep of these; raise InputError where none has the metric of `keep_best`."""
         if self == Rules():
             return checkpoints.archive.kept(known)
+        if self.keep_best is not None:
+            _check_metric(self.keep_best.metric, known)
         return retained_steps(
             known, keep_last=self.keep_last or 1, keep_best=self.keep_best, keep_every=self.keep_every
+        )
+
+
+def _check_metric(name: str, known: Sequence[Checkpoint]) -> None:
+    """Raise InputError for a metric that no checkpoint has: by a misspelt one the best would be deleted."""
+    names = {metric for one in known for metric in one.metrics}
+    if name not in names:
+        raise InputError(
+            f"nothing was deleted: no checkpoint was saved with the metric {name!r}",
+            remedy=did_you_mean(name, names) or f"they have {', '.join(sorted(names)) or 'none'}",
         )
 
 
@@ -243,9 +256,17 @@ def _damage(checkpoints: Opened, checkpoint: Checkpoint) -> Damaged:
 
 
 def size_on_disk(path: Path) -> int:
-    """Return the bytes of all files in a folder, or of a file."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_size for file in files if file.is_file())
+    """Return the bytes of all files in a folder, or of a file; what a process deletes meanwhile has none."""
+    if path.is_file():
+        return _size(path)
+    return sum(_size(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 # ── taking out ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -145,8 +145,9 @@ class FolderCheckpointer:
                 self._error = error
 
         # No daemon: should the interpreter end without `close`, it still waits for the checkpoint.
-        self._thread = threading.Thread(target=work, name=f"codex-checkpoint-{step}")
-        self._thread.start()
+        thread = threading.Thread(target=work, name=f"codex-checkpoint-{step}")
+        thread.start()  # may fail, and what has not begun cannot be waited for
+        self._thread = thread
 
     def _settle(self) -> None:
         """Wait for the save under way; raise what went wrong in it beyond a disk that fails."""
@@ -227,11 +228,13 @@ class FolderCheckpointer:
             self._sweep()
         for _, path in reversed(commit.find(self.folder)):
             try:
-                checkpoint = commit.verify(path)
+                checkpoint, extra = commit.verify(path), commit.extra_files(path)
             except DamagedError as damage:
+                if not path.is_dir():
+                    return self.newest()  # the process that trains has deleted it, for a newer one
                 self._set_aside(path, damage)
                 continue
-            if extra := commit.extra_files(path):
+            if extra:
                 self.run.report.warning(
                     f"{path.name} has files that were not saved with it and are not read: {', '.join(extra)}"
                 )

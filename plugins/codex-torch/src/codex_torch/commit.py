@@ -239,9 +239,9 @@ def faults(path: Path) -> list[str]:
     """Return `file: what is wrong` for each file that is not as it was saved; a file that was not saved is one too."""
     try:
         index = read_index(path)
+        found = [f"{name}: not part of the checkpoint" for name in extra_files(path)]
     except DamagedError as damage:
         return [str(damage)]
-    found = [f"{name}: not part of the checkpoint" for name in extra_files(path)]
     for name, (size, digest) in sorted(index.files.items()):
         try:
             _check_size(path, name, size)
@@ -252,9 +252,12 @@ def faults(path: Path) -> list[str]:
 
 
 def extra_files(path: Path) -> list[str]:
-    """Return the names of the files that are in a checkpoint and not in its index."""
+    """Return the names of the files that are in a checkpoint and not in its index; raise DamagedError if it is gone."""
     index = read_index(path)
-    there = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    try:
+        there = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    except OSError as error:
+        raise unreadable(path, path.name, error) from error
     return [name for name in there if name != INDEX and name not in index.files]
 
 
@@ -291,10 +294,14 @@ def read(path: Path) -> CheckpointState:
             files={name: (path / name).read_bytes() for name in names if name not in {*tensors, *values}},
         )
     except (OSError, DamagedError) as error:
-        raise StorageError(
-            f"cannot read {path}: {error}",
-            remedy="ask again: the run that saves there may have deleted it for a newer one",
-        ) from error
+        raise _gone(path, error) from error
+
+
+def _gone(path: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"cannot read {path}: {error}",
+        remedy="ask again: the run that saves there may have deleted it for a newer one",
+    )
 
 
 def export(path: Path, folder: Path) -> None:
@@ -306,6 +313,8 @@ def export(path: Path, folder: Path) -> None:
         for half in folder.iterdir():
             shutil.rmtree(half) if half.is_dir() else half.unlink()
         if isinstance(error, DamagedError):
+            if not path.is_dir():
+                raise _gone(path, error) from error
             raise NoCheckpointError(
                 f"{path} is damaged and was not exported: {error}", remedy="codex checkpoints list"
             ) from error
