@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,15 +21,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 from workload import Decoder
 
+from codex_torch.hardware import peak_memory_bytes
 from codex_torch.loss import loss_sum
 
 SEQ_LEN = 512
+CPU = torch.device("cpu")
 TIMED_STEPS = 2
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process ever had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def all_logits(model: Decoder, ids: Tensor, targets: Tensor, *rest: Tensor) -> Tensor:
@@ -52,13 +48,13 @@ def one_case(name: str, vocabulary: int, tokens: int, width: int) -> None:
     # The gradients are there in any case; they are not what the loss adds.
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before, seconds = peak_bytes(), []
+    before, seconds = peak_memory_bytes(CPU), []
     for step in range(1 + TIMED_STEPS):
         began = time.process_time()
         loss = LOSSES[name](model, ids, targets, *rest) / tokens
         loss.backward()
         if step == 0:
-            added = peak_bytes() - before
+            added = peak_memory_bytes(CPU) - before
         else:
             seconds.append(time.process_time() - began)
     print(json.dumps({"bytes": added, "seconds": statistics.fmean(seconds), "loss": loss.item()}))
