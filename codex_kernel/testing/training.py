@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ class ToyTokenizer:
 
 @define(eq=False)
 class MemoryCheckpointer:
-    """A checkpointer that keeps copies of all states in memory."""
+    """A checkpointer that keeps copies of all states in memory, with no more of them than files would hold."""
 
     run: RunContext
     every_steps: int | None = None
@@ -147,7 +148,7 @@ class MemoryCheckpointer:
         wait: bool = False,  # noqa: ARG002 - it never takes longer
     ) -> None:
         """Keep a copy."""
-        self.states[step] = copy.deepcopy(state)
+        self.states[step] = _as_read_back(state)
         self.metrics[step] = dict(metrics)
         self.run.report.checkpoint_saved(self._checkpoint(step))
 
@@ -178,6 +179,21 @@ class ActingReporter(RecordingReporter):
         super().metrics(progress, values, split=split)
         if split == "train" and progress.step == self.at_step:
             self.act()
+
+
+def _as_read_back(state: CheckpointState) -> CheckpointState:
+    """Return what a reader of the files would get: JSON values, and tensors without their places in memory."""
+    tensors = {
+        file: {name: _contiguous(copy.deepcopy(tensor)) for name, tensor in named.items()}
+        for file, named in state.tensors.items()
+    }
+    return CheckpointState(
+        tensors, json.loads(json.dumps(dict(state.values), allow_nan=False)), dict(state.files)
+    )
+
+
+def _contiguous(tensor: Any) -> Any:
+    return tensor.contiguous() if hasattr(tensor, "contiguous") else tensor
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:

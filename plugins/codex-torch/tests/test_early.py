@@ -82,3 +82,13 @@ def test_a_metric_that_no_evaluation_gives_is_refused():
         InputError, match="expected the metric 'validation/bleu', the evaluation gives validation/loss"
     ):
         patience(metric="validation/bleu").update({LOSS: 1.0}, 1)
+
+
+@pytest.mark.parametrize("changes", [{"metric": "validation/accuracy"}, {"metric": LOSS, "mode": "max"}])
+def test_another_metric_begins_the_count_anew(changes):
+    """The best value of one metric says nothing of another one, nor does the smallest one of the largest."""
+    one = patience()
+    after([3.0, 2.0, 2.5], one)
+    other = patience(**changes)
+    other.load(one.state())
+    assert (other.best, other.worse) == (None, 0)

@@ -107,7 +107,7 @@ def test_early_stopping_is_resumed_with_what_it_has_counted(tmp_path):
 
 
 def test_early_stopping_needs_something_to_stop_by(tmp_path):
-    """Without a validation split, or with a metric that no evaluation gives, it is an error."""
+    """Without evaluations on the way, or with a metric that they do not give, it is an error before the first step."""
     data = ToyData(validation=None)
     with pytest.raises(InputError, match="early_stopping needs evaluations"):
         training(tmp_path, data=data, early_stopping=EarlyStopping(1)).trainer.fit(None)
@@ -118,6 +118,9 @@ def test_early_stopping_needs_something_to_stop_by(tmp_path):
     )
     with pytest.raises(InputError, match=r"validation/los.*validation/loss"):
         run.trainer.fit(None)
+    assert run.records == []
+    with pytest.raises(InputError, match=r"evaluate\.every_steps is null"):
+        training(tmp_path / "never", early_stopping=EarlyStopping(1)).trainer.fit(None)
 
 
 def test_a_larger_limit_is_another_curve_unless_it_is_allowed(tmp_path):
@@ -146,3 +149,58 @@ def test_an_option_inside_another_is_allowed_by_its_own_key(tmp_path):
             continue
         with pytest.raises(InputError, match=r"loss_spike was .* is .*"):
             run.trainer.fit(first.checkpointer.states[4])
+
+
+def test_a_run_that_no_longer_improves_records_its_last_steps(tmp_path):
+    """Its end is known only after an evaluation; what came since the last record is not lost."""
+    run = training(
+        tmp_path,
+        evaluate=EvaluateOptions(every_steps=3),
+        max_steps=200,
+        lr=1e-6,
+        log_every=4,
+        early_stopping=EarlyStopping(1, min_delta=1.0),
+    )
+    result = run.trainer.fit(None)
+    steps = [step for split, step, _ in run.records if split == "train"]
+    assert (result.progress.step, steps) == (6, [1, 4, 6])
+    assert result.metrics["train/loss"] == losses(run)[-1]
+    assert run.checkpointer.metrics[6]["train/loss"] == losses(run)[-1]
+
+
+def went_on(tmp_path, before, now, keys):
+    """The result and the run with changed options, from the second step of one with the former ones."""
+    first = training(tmp_path / "first", every_steps=2, **before)
+    first.trainer.fit(None)
+    run = training(tmp_path / "second", **now)
+    run.trainer.run = evolve(run.run, allowed_changes=frozenset(keys))
+    return run.trainer.fit(first.checkpointer.states[2]), run
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_a_run_goes_on_with_another_batch_to_its_own_end(tmp_path, batch):
+    """Epochs end with their blocks, `max_steps` with its steps; the total that is shown is where the run ends."""
+    for limit in ({"epochs": 2.0}, {"max_steps": 6}):
+        result, _ = went_on(
+            tmp_path / str(limit), limit, limit | {"global_batch_size": batch}, {"trainer.global_batch_size"}
+        )
+        progress = result.progress
+        assert progress.step == progress.total_steps
+        if "epochs" in limit:
+            assert progress.samples == 20
+        else:
+            assert (progress.step, progress.samples) == (6, 2 * 4 + 4 * batch)
+
+
+NAMES = ("adamw", "sgd", "adafactor", "muon")
+
+
+@pytest.mark.parametrize(("before", "now"), [(a, b) for a in NAMES for b in NAMES if a != b])
+def test_another_optimizer_begins_anew(tmp_path, before, now):
+    """It has no use for what the former one has kept: nothing of that is taken over, and the run says so."""
+    _, run = went_on(tmp_path, {"optimizer": before}, {"optimizer": now}, {"trainer.optimizer"})
+    alone = training(tmp_path / "alone", optimizer=now)
+    alone.trainer.fit(None)
+    kept, own = (r.checkpointer.states[8].tensors["optimizer.safetensors"] for r in (run, alone))
+    assert kept.keys() == own.keys()
+    assert f"the optimizer begins anew: {now}" in " ".join(run.run.report.warnings)

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from torch import nn
 from training import losses, model, training, weights_of
 
-from codex_kernel import NonFiniteError
+from codex_kernel import EvaluateOptions, NonFiniteError
 from codex_kernel.testing.trainer import tensor_bits
 from codex_kernel.testing.training import ToyBlocks, ToyData
 from codex_torch import faults
@@ -156,3 +157,54 @@ def test_a_spike_is_a_fault_only_where_it_is_asked_for(tmp_path):
     poisoned(tmp_path / "plain", 1e6).trainer.fit(None)
     with pytest.raises(NonFiniteError, match=r"the loss \d+\.\d+ is a spike at step"):
         poisoned(tmp_path / "guarded", 1e6, loss_spike=LossSpike(window=8)).trainer.fit(None)
+
+
+class Normed(nn.Module):
+    """Has running means, and is spoiled in one of its training calls."""
+
+    def __init__(self, bad_call: int) -> None:
+        super().__init__()
+        self.inner, self.norm, self.left = model(dropout=0.0), nn.BatchNorm1d(32), bad_call
+
+    def forward(self, *inputs):
+        logits_BTV = self.inner(*inputs)
+        self.left -= self.training
+        logits_BTV = logits_BTV * (math.nan if self.left == 0 and self.training else 1)
+        return self.norm(logits_BTV.reshape(-1, 32)).reshape(logits_BTV.shape)
+
+
+def test_a_step_that_is_left_out_leaves_running_means_alone(tmp_path):
+    """What the forward pass wrote into the buffers is undone with the step; later evaluations are finite."""
+    run = training(
+        tmp_path, Normed(5), on_nonfinite="skip", every_steps=1, evaluate=EvaluateOptions(every_steps=3)
+    )
+    run.trainer.fit(None)
+    before, after, last = (run.checkpointer.states[s].tensors["model/model.safetensors"] for s in (2, 3, 8))
+    for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
+        assert torch.equal(after[name], before[name]), "step 3 was left out"
+        assert not torch.equal(last[name], before[name])
+    assert all(math.isfinite(m["loss"]) for split, _, m in run.records if split == "validation")
+
+
+@pytest.mark.parametrize("spoil", [math.nan, 1e4], ids=["nonfinite", "spike"])
+def test_a_fault_of_the_samples_leaves_the_scale_of_fp16_alone(tmp_path, spoil):
+    """Only a gradient that is infinite under a finite loss is the scale's fault."""
+    run = poisoned(tmp_path, spoil, on_nonfinite="skip", loss_spike=LossSpike(window=8), precision="fp16")
+    run.trainer.fit(None)
+    found = [fields["step"] for name, fields in run.run.report.events if name == "nonfinite"]
+    assert found == [BAD]
+    lowered = [fields for name, fields in run.run.report.events if name == "loss_scale_lowered"]
+    assert all(fields["now"] < fields["was"] for fields in lowered)
+    scales = [metrics["loss_scale"] for split, _, metrics in run.records if split == "train"]
+    assert scales[-1] == (lowered[-1]["now"] if lowered else 65536.0)
+
+
+def test_a_checkpoint_after_a_step_without_a_loss_is_json(tmp_path):
+    """NaN and infinity come back as what they were, out of values that any reader of JSON takes."""
+    run = poisoned(tmp_path / "run", on_nonfinite="skip", every_steps=1)
+    run.trainer.fit(None)
+    state = run.checkpointer.states[BAD]
+    json.dumps(state.values, allow_nan=False)
+    again = poisoned(tmp_path / "again", on_nonfinite="skip", max_steps=STEPS, log_every=100)
+    assert again.trainer.fit(state).progress.step == STEPS
+    assert state.values["trainer.json"]["metrics"]["train/loss"] == "nan"

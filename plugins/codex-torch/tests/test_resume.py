@@ -259,3 +259,28 @@ def test_weights_are_not_copied_until_they_are_saved():
     source = model()
     saved = weights.saved(source).tensors["model/model.safetensors"]
     assert saved["embed.weight"].data_ptr() == source.embed.weight.data_ptr()
+
+
+def test_weights_may_lie_in_memory_as_they_like(tmp_path):
+    """Transposed weights, and slices of larger tensors, are trained as any others and resumed with the same bits."""
+
+    def placed(place):
+        module = model()
+        for layer in module.layers:
+            layer.out.weight = nn.Parameter(place(layer.out.weight.detach()))
+        return module
+
+    places = {
+        "plain": lambda weight: weight.clone(),
+        "transposed": lambda weight: weight.t().contiguous().t(),
+        "slice": lambda weight: torch.cat([weight, weight], dim=1)[:, : weight.shape[1]],
+    }
+    plain = training(tmp_path / "plain", placed(places["plain"]))
+    plain.trainer.fit(None)
+    for name in ("transposed", "slice"):
+        whole = training(tmp_path / name, placed(places[name]), every_steps=4)
+        whole.trainer.fit(None)
+        assert bits_of_state(whole.checkpointer.states[8]) == bits_of_state(plain.checkpointer.states[8])
+        again = training(tmp_path / f"{name} again", placed(places[name]))
+        again.trainer.fit(whole.checkpointer.states[4])
+        assert bits_of_state(again.checkpointer.states[8]) == bits_of_state(whole.checkpointer.states[8])

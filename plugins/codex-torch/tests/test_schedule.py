@@ -186,3 +186,18 @@ def test_a_clock_alone_leaves_the_extent_open(batch, position):
 def test_a_clock_beside_another_limit_changes_nothing():
     """The extent is that of the other limit."""
     assert Length.of(ToyBlocks(4), 2, max_steps=7, max_minutes=0.5) == Length.of(ToyBlocks(4), 2, max_steps=7)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.booleans())
+def test_a_run_comes_to_its_end_with_another_batch_since_a_resume(blocks, before, now, done, by_steps):
+    """Epochs end with their blocks, `max_steps` with its steps, whatever the batch was in the steps that are done."""
+    limit = {"max_steps": blocks} if by_steps else {"epochs": 1.0}
+    old, new = (Length.of(ToyBlocks(blocks), batch, **limit) for batch in (before, now))
+    step, taken = min(done, old.steps), sum(old.samples_of(before * n) for n in range(min(done, old.steps)))
+    while left := new.steps_left(step, taken):
+        count = new.samples_of(taken)
+        assert 0 < count <= now
+        assert not by_steps or count == now
+        step, taken = step + 1, taken + count
+        assert new.steps_left(step, taken) == left - 1
+    assert (step if by_steps else taken) == blocks

@@ -6,7 +6,7 @@ One rule: only evaluations count, and what they have counted up to is the whole 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
@@ -15,6 +15,16 @@ from codex_kernel import InputError
 
 if TYPE_CHECKING:
     from codex_torch.plugin import EarlyStopping
+
+
+def check_metric(name: str, given: Iterable[str]) -> None:
+    """Raise InputError where the metric is none of those that an evaluation gives."""
+    names = sorted(given)
+    if name not in names:
+        raise InputError(
+            f"early_stopping: expected the metric {name!r}, the evaluation gives {', '.join(names)}",
+            remedy="set trainer.early_stopping.metric to one of them, or add its plugin to evaluate.metrics",
+        )
 
 
 @define(eq=False)
@@ -37,11 +47,7 @@ class Patience:
         Raises InputError where the evaluation does not give the metric.
         """
         name = self.options.metric
-        if name not in metrics:
-            raise InputError(
-                f"early_stopping: expected the metric {name!r}, the evaluation gives {', '.join(sorted(metrics))}",
-                remedy="set trainer.early_stopping.metric to one of them, or add its plugin to evaluate.metrics",
-            )
+        check_metric(name, metrics)
         if self._improves(metrics[name]):
             self.best, self.best_step, self.worse = metrics[name], step, 0
         else:
@@ -56,10 +62,13 @@ class Patience:
 
     def state(self) -> dict[str, Any]:
         """Return what was counted, as JSON values."""
-        return {"best": self.best, "best_step": self.best_step, "worse": self.worse}
+        metric = {"metric": self.options.metric, "mode": self.options.mode}
+        return {**metric, "best": self.best, "best_step": self.best_step, "worse": self.worse}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave; of another metric or mode nothing, for the two cannot be compared."""
+        if (state["metric"], state["mode"]) != (self.options.metric, self.options.mode):
+            return
         self.best, self.best_step, self.worse = state["best"], state["best_step"], state["worse"]
 
     def _improves(self, value: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from codex_kernel import (
     RunContext,
     TrainResult,
 )
-from codex_torch import compiling, faults, hardware, rng, state
+from codex_torch import compiling, early, faults, hardware, rng, state
 from codex_torch.early import Patience
 from codex_torch.guard import Spikes
 from codex_torch.hardware import Hardware
@@ -38,7 +38,7 @@ from codex_torch.schedule import Length, Schedule
 from codex_torch.trained import Trained
 
 if TYPE_CHECKING:
-    from codex_torch.plugin import TorchTrainer
+    from codex_torch.plugin import EarlyStopping, TorchTrainer
 
 clock = time.perf_counter
 
@@ -84,11 +84,12 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
     ended = end_of(totals, length, options, patience)
     while ended is None:
         began = clock()
-        count = length.samples_of(totals.position - totals.passed_over)
+        count = length.samples_of(totals.samples)
         batch = data.train.gather(data.samples(totals.position, count))
         targets = count_targets(batch)
 
         # The loss is divided by the targets of the whole step: any split into micro-batches gives the same gradient.
+        trained.begin_step()
         sums = []
         for inputs in micro_batches(batch, blocks, where.device):
             with where.autocast():
@@ -102,8 +103,8 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
         mean_loss = math.fsum(sum_values) / targets
         fault = faults.find(batch, sum_values, norm_value, blocks, mean_loss, spikes)
         if fault is not None:
-            trained.forget_gradients()
-            if trained.lower_scale(sum_values, report):
+            trained.undo_step()
+            if trained.lower_scale(sum_values, norm_value, report):
                 continue  # fp16 has overflowed: the same samples again, at a smaller scale
             faults.record(fault, totals.step + 1, options.on_nonfinite, report)
             if options.on_nonfinite == "stop":
@@ -142,11 +143,9 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
 
         ended = end_of(totals, length, options, patience)
         progress = progress_of(totals, length, len(data.train))
+        of_step = {"lr": lr, "grad_norm": norm_value}
         if totals.step % options.log_every == 0 or totals.step == 1 or ended:
-            metrics = window_metrics(totals.window) | {"lr": lr, "grad_norm": norm_value}
-            report.metrics(progress, metrics | trained.metrics() | totals.metrics_of_skips())
-            totals.metrics["train/loss"] = metrics["loss"]
-            totals.window = state.Window()
+            report_window(report, progress, totals, of_step | trained.metrics())
 
         evaluated: dict[str, float] = {}
         every = parts.evaluate.every_steps
@@ -158,15 +157,17 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
             totals.metrics |= evaluated
             if patience is not None and patience.update(evaluated, totals.step):
                 ended = ended or patience.reason()
+                if totals.window.steps:  # the last record, which nothing had announced
+                    report_window(report, progress, totals, of_step | trained.metrics())
 
         asked = run.stop.signal_number
         if ended or asked is not None or checkpointer.due(totals.step):
             # A validation metric of an earlier step says nothing of these weights.
             of_now = {"train/loss": totals.metrics["train/loss"], **evaluated}
-            now = run_state.capture(totals)
-            checkpointer.save(totals.step, now, of_now, wait=bool(ended) or asked is not None)
+            wait = bool(ended) or asked is not None
+            checkpointer.save(totals.step, run_state.capture(totals), of_now, wait=wait)
         if asked is not None and not ended:
-            of = "" if length.steps is None else f" of {length.steps}"
+            of = "" if progress.total_steps is None else f" of {progress.total_steps}"
             reason = f"stopped by {signal.Signals(asked).name} after step {totals.step}{of}, saved"
             return TrainResult(progress, dict(totals.metrics), reason, asked)
 
@@ -179,13 +180,27 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
 
 def check_plan(options: TorchTrainer, parts: Parts, schedule: Schedule, report: Reporter) -> None:
     """Raise InputError where an option asks for what this run does not have; warn of what is hardly meant."""
-    if options.early_stopping is not None and parts.data.validation is None:
+    if options.early_stopping is not None:
+        check_early_stopping(options.early_stopping, parts)
+    for remark in schedule.remarks():
+        report.warning(remark)
+
+
+def check_early_stopping(wanted: EarlyStopping, parts: Parts) -> None:
+    """Raise InputError where no evaluation could ever end the run, or none gives the metric."""
+    if parts.data.validation is None:
         raise InputError(
             "early_stopping needs evaluations, and the run has no validation split",
             remedy="set data.validation_fraction above 0, or leave early_stopping out",
         )
-    for remark in schedule.remarks():
-        report.warning(remark)
+    if parts.evaluate.every_steps is None:
+        raise InputError(
+            "early_stopping needs evaluations while the run trains, and evaluate.every_steps is null",
+            remedy="set evaluate.every_steps, or leave early_stopping out",
+        )
+    # Of numbers that stand for nothing, for the names alone: else it would be known hours later.
+    names = parts.evaluation_metrics(Evaluation(loss_sum=1.0, tokens=1, bytes=1.0))
+    early.check_metric(wanted.metric, [f"validation/{name}" for name in names])
 
 
 # ── in a step ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,8 +233,8 @@ def end_of(
     totals: state.Totals, length: Length, options: TorchTrainer, patience: Patience | None
 ) -> str | None:
     """Return why the run ends after this many steps; None where it goes on."""
-    if length.steps is not None and totals.step >= length.steps:
-        return f"all {length.steps} steps done"
+    if length.steps_left(totals.step, totals.samples) == 0:
+        return f"all {totals.step} steps done"
     if options.max_minutes is not None and totals.seconds >= 60 * options.max_minutes:
         return f"max_minutes {options.max_minutes:g} reached after step {totals.step}"
     if patience is not None and patience.exhausted:
@@ -229,8 +244,19 @@ def end_of(
 
 def progress_of(totals: state.Totals, length: Length, blocks: int) -> Progress:
     """Return where the run stands."""
-    samples = totals.position - totals.passed_over
-    return Progress(totals.step, length.steps, totals.position / blocks, totals.tokens, samples)
+    left = length.steps_left(totals.step, totals.samples)
+    total = None if left is None else totals.step + left
+    return Progress(totals.step, total, totals.position / blocks, totals.tokens, totals.samples)
+
+
+def report_window(
+    report: Reporter, progress: Progress, totals: state.Totals, others: Mapping[str, float]
+) -> None:
+    """Write a record of training since the last one, with other metrics of its last step, and begin a new window."""
+    metrics = window_metrics(totals.window)
+    report.metrics(progress, {**metrics, **others, **totals.metrics_of_skips()})
+    totals.metrics["train/loss"] = metrics["loss"]
+    totals.window = state.Window()
 
 
 def window_metrics(window: state.Window) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Activation checkpointing: the activations of a layer are computed again in the backward pass instead of kept.
 
-One rule: it changes what is kept in memory and nothing else, neither a bit of the result nor the name of a parameter.
+One rule: it changes what is kept in memory and nothing else, neither a bit of the result nor the name of a parameter;
+but a layer that counts its forward passes in a buffer, as BatchNorm does, counts each of them twice.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def recompute_activations(model: nn.Module) -> int:
     layers = layers_of(model)
     if not layers:
         raise InputError(
-            f"activation_checkpointing: {type(model).__name__} has no nn.ModuleList of layers",
+            f"activation_checkpointing: {type(model).__name__} has no nn.ModuleList of two or more layers",
             remedy="set trainer.activation_checkpointing to false, or keep the layers of the model in a ModuleList",
         )
     for layer in layers:

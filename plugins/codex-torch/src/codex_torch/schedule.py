@@ -22,19 +22,30 @@ ENDLESS = ("constant", "inverse-sqrt")
 class Length:
     """The extent of a run: its optimizer steps, and the blocks they take together.
 
-    Both are None where a clock alone ends the run. Every step takes `global_batch_size` blocks; the last
-    one may take fewer.
+    Both are None where a clock alone ends the run. Every step takes `global_batch_size` blocks; the last one may take
+    fewer where the run is as long as its blocks. `by_steps`: it is as long as its steps. Where the batch has another
+    size since a resume, the two end a run at different places.
     """
 
     steps: int | None
     samples: int | None
     global_batch_size: int
+    by_steps: bool = False
 
-    def samples_of(self, position: int) -> int:
-        """Return how many blocks the step takes that begins at this position of the training order."""
-        if self.samples is None:
+    def samples_of(self, done: int) -> int:
+        """Return how many blocks the step takes that begins after `done` blocks."""
+        if self.samples is None or self.by_steps:
             return self.global_batch_size
-        return min(self.global_batch_size, self.samples - position)
+        return min(self.global_batch_size, self.samples - done)
+
+    def steps_left(self, step: int, done: int) -> int | None:
+        """Return how many steps come after `step` steps over `done` blocks; None where a clock alone ends the run."""
+        if self.steps is None or self.samples is None:
+            return None
+        left = (
+            self.steps - step if self.by_steps else math.ceil((self.samples - done) / self.global_batch_size)
+        )
+        return max(0, left)
 
     @classmethod
     def of(  # noqa: PLR0913 - each limit has its name
@@ -73,7 +84,7 @@ class Length:
                 "the run has no optimizer step",
                 remedy="set max_steps, epochs, max_tokens or max_minutes above 0",
             )
-        return cls(steps, samples, global_batch_size)
+        return cls(steps, samples, global_batch_size, by_steps=max_steps is not None)
 
 
 @frozen

@@ -13,6 +13,7 @@ One rule: it is plain data without pickle, and what is put back gives the same b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,11 @@ class Totals:
     window: Window = field(factory=Window)
     metrics: dict[str, float] = field(factory=dict)
 
+    @property
+    def samples(self) -> int:
+        """Blocks that the steps were taken over."""
+        return self.position - self.passed_over
+
     def pass_over(self, position: int) -> None:
         """Go on from a later position of the training order."""
         self.passed_over += position - self.position
@@ -140,6 +146,11 @@ def _plain(value: Any) -> Any:
     return asdict(value) if hasattr(value, "__attrs_attrs__") else value
 
 
+def _json(value: float) -> float | str:
+    """Return a metric as a JSON value: a string where it is not finite, which JSON has no number for."""
+    return value if math.isfinite(value) else str(value)
+
+
 @frozen(eq=False)
 class RunState:
     """Everything that a checkpoint of the run is made of, but for its totals."""
@@ -170,6 +181,7 @@ class RunState:
             "trainer.json": {
                 "format": FORMAT,
                 **asdict(totals),
+                "metrics": {name: _json(value) for name, value in totals.metrics.items()},
                 **asdict(self.identity),
                 "trained": trained.names(),
                 "average_updates": None if trained.average is None else trained.average.updates,
@@ -199,7 +211,7 @@ class RunState:
         weights.load(trained.model, state)
         _compare_trained(saved["trained"], trained.names())
         self._restore_average(state)
-        trained.load_optimizer_tensors(state.tensors["optimizer.safetensors"])
+        self._restore_optimizers(state)
         if trained.scaler.is_enabled() and saved["scaler"]:
             trained.scaler.load_state_dict(dict(saved["scaler"]))
         if self.spikes is not None and saved["spikes"] is not None:
@@ -211,7 +223,18 @@ class RunState:
         self.run.report.load_state_dict(state.values["report.json"])
         plain = {name: saved[name] for name in ("step", "position", "passed_over", "tokens", "seconds")}
         skips = {name: saved[name] for name in ("skipped_steps", "skips_in_a_row")}
-        return Totals(**plain, **skips, window=Window(**saved["window"]), metrics=dict(saved["metrics"]))
+        # NaN and infinity stand as strings; a count stays a whole number.
+        metrics = {name: float(v) if isinstance(v, str) else v for name, v in saved["metrics"].items()}
+        return Totals(**plain, **skips, window=Window(**saved["window"]), metrics=metrics)
+
+    def _restore_optimizers(self, state: CheckpointState) -> None:
+        before, now = state.values["trainer.json"]["curve"]["optimizer"], self.identity.curve["optimizer"]
+        if before != now:
+            self.run.report.warning(
+                f"the optimizer begins anew: {now} cannot go on with what {before} has kept"
+            )
+            return
+        self.trained.load_optimizer_tensors(state.tensors["optimizer.safetensors"])
 
     def _restore_average(self, state: CheckpointState) -> None:
         """Sort the averaged weights from those in training; the model holds what is under `model/`."""

@@ -36,8 +36,14 @@ class Trained:
     average: Average | None
     device: torch.device
     parameters: Sequence[nn.Parameter] = field(init=False)
+    _buffers: list[Tensor] = field(init=False)
+    _buffers_before: list[Tensor] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        kept = self.model.state_dict(keep_vars=True).keys()
+        buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
+        object.__setattr__(self, "_buffers", buffers)
+        object.__setattr__(self, "_buffers_before", [buffer.clone() for buffer in buffers])
         parameters = [
             p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]
         ]
@@ -82,6 +88,17 @@ class Trained:
         if self.scaler.is_enabled():
             self.scaler.update()
 
+    def begin_step(self) -> None:
+        """Remember what a forward pass may change: the buffers that a checkpoint has, such as running means."""
+        if self._buffers:
+            torch._foreach_copy_(self._buffers_before, self._buffers)
+
+    def undo_step(self) -> None:
+        """Let go of all gradients, and take the buffers back to where they were when the step began."""
+        self.forget_gradients()
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._buffers_before)
+
     def forget_gradients(self) -> None:
         """Let go of all gradients."""
         for optimizer in self.optimizers:
@@ -93,19 +110,21 @@ class Trained:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
 
-    def lower_scale(self, losses: Sequence[float], report: Reporter) -> bool:
+    def lower_scale(self, losses: Sequence[float], norm: float, report: Reporter) -> bool:
         """Lower the scale of fp16 where that is what made a gradient infinite; say whether it did.
 
-        The gradient of a loss that is not finite itself is another matter, and so is one at a scale of 1 or less.
+        A loss that is not finite itself is another matter, and so are a spike and a gradient at a scale of 1 or less:
+        they leave the scale as it is.
         """
         if not self.scaler.is_enabled():
             return False
         before = self.scaler.get_scale()
-        self.scaler.update()
-        if before <= 1 or not all(math.isfinite(loss) for loss in losses):
+        if before <= 1 or math.isfinite(norm) or not all(math.isfinite(loss) for loss in losses):
+            self.scaler.update(before)  # which forgets what it has found in these gradients
             return False
+        self.scaler.update()
         report.event("loss_scale_lowered", was=before, now=self.scaler.get_scale())
-        return self.scaler.get_scale() < before
+        return True
 
     def averaged(self) -> AbstractContextManager[object]:
         """Return a context in which the model has the averaged weights, where there are any."""
@@ -162,4 +181,8 @@ def _on_device(model: Model, device: torch.device, report: Reporter) -> nn.Modul
         report.warning(f"{len(half)} trained parameters are in {half[0].dtype}; they are trained in fp32")
         for parameter in half:
             parameter.data = parameter.data.float()
+    for parameter in trainable:
+        # torch's fused steps walk through memory: over a transposed weight with the moments of a checkpoint, which are
+        # contiguous, they would pair the wrong numbers, and over a slice of a larger tensor they leave it.
+        parameter.data = parameter.data.contiguous()
     return module
