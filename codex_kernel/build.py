@@ -15,7 +15,7 @@ from codex_kernel.data.build import build
 from codex_kernel.data.encode import default_fingerprint
 from codex_kernel.data.select import train_texts
 from codex_kernel.data.store import TokenData
-from codex_kernel.durable import storage_errors, sync_folder
+from codex_kernel.durable import storage_errors, sync_folder, sync_tree
 from codex_kernel.errors import InputError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
@@ -70,6 +70,7 @@ def build_tokenizer(hooks: Hooks, run: RunContext, corpus: Iterable[str] | None,
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             tokenizer.save(temporary)
+            sync_tree(temporary)
             temporary.rename(saved)
             sync_folder(saved.parent)
     return tokenizer

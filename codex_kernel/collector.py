@@ -22,7 +22,11 @@ def hold_back() -> None:
 def settle() -> None:
     """Leave out of all collections what is there now, and collect as usual from here on.
 
-    A training step makes cycles that hold tensors; they must go in time.
+    A training step makes cycles that hold tensors; they must go in time. So must what an earlier run of this process
+    has left, which would else be kept for good.
     """
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()
     gc.set_threshold(*_USUAL)

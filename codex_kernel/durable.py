@@ -25,11 +25,29 @@ _TEMPORARY = re.compile(r"\.tmp-.+-[0-9a-f]{8}")
 
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to disk; raises OSError where that fails."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring all files and names below a folder to disk; raises OSError where that fails."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def make_folder(path: Path, *, exist_ok: bool) -> None:
+    """Make a folder and those above it, names on disk; raises OSError where that fails."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for each in missing:
+        sync_folder(each.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from attrs import asdict, define, field, fields, frozen
 from codex_kernel import changes, collector, environment, metrics, yaml_reader, yaml_writer
 from codex_kernel.build import build_parts, build_source, check_same_data
 from codex_kernel.changes import Change
-from codex_kernel.durable import read_json, sweep, write_json, write_whole
+from codex_kernel.durable import read_json, storage_errors, sweep, write_json, write_whole
 from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError, StorageError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
@@ -35,7 +36,7 @@ from codex_kernel.metric_values import as_numbers
 from codex_kernel.metrics import MetricsLog, NdjsonFile
 from codex_kernel.plan import Plan, changed_plugins
 from codex_kernel.reporter import RunReporter
-from codex_kernel.runfolder import RunFolder
+from codex_kernel.runfolder import RunFolder, check_still_there
 from codex_kernel.stopping import SignalStop
 
 
@@ -66,6 +67,7 @@ def start(plan: Plan, hooks: Hooks, folder: RunFolder, cache: Path, how: Start) 
         remedy=f"nothing was trained, so there is nothing to resume: {folder.path} can be deleted"
     )
     with folder.locked(), stop.listening():
+        check_still_there(folder)
         write_whole(folder.manifest, how.manifest_text)
         if how.overrides:
             write_whole(folder.overrides, "".join(f"{line}\n" for line in how.overrides).encode())
@@ -107,8 +109,6 @@ def completed(folder: RunFolder) -> Outcome | None:
 
 def has_saved(plan: Plan, folder: RunFolder, cache: Path, report: Reporter) -> bool:
     """Say whether a run has ever had a checkpoint, be it one that is damaged or gone now; changes nothing."""
-    if not folder.resolved.exists():
-        return False
     if any(event["event"] == "checkpoint_saved" for event in _events(folder)):
         return True
     run = _context(plan, folder, cache, report, SignalStop(), frozenset())
@@ -191,8 +191,9 @@ class _Execution:
             reporter.raise_if_failed()  # a logger with `on_error: fail` may fail as it ends
         except BaseException as error:
             outcome = _failed(error, time.monotonic() - began, reporter)
-            # A resume that never went on leaves the outcome of before: it still holds.
-            self._finish(reporter, outcome, write=self.went_on or isinstance(self.how, Start))
+            with _noting(error):
+                # A resume that never went on leaves the outcome of before: it still holds.
+                self._finish(reporter, outcome, write=self.went_on or isinstance(self.how, Start))
             raise
         return outcome
 
@@ -214,9 +215,13 @@ class _Execution:
             state = self._state(parts.checkpointer, reporter) if resumes else None
             self.stop.deferring = True
             collector.settle()
-            return self._fit(trainer, state)
-        finally:
-            parts.checkpointer.close()
+            result = self._fit(trainer, state)
+        except BaseException as error:
+            with _noting(error):
+                parts.checkpointer.close()
+            raise
+        parts.checkpointer.close()
+        return result
 
     def _tell_what_differs(self, reporter: RunReporter) -> None:
         """Say what a user may not expect: other plugins, another manifest, another run than was asked for."""
@@ -236,11 +241,13 @@ class _Execution:
         """
         self.went_on = True
         if self.differences:
-            # First the events: killed in between, a change is recorded twice and not never.
+            # First the events, on disk: killed in between, a change is recorded twice and not never.
             for change in self.differences:
                 reporter.event("manifest_changed", **change.as_fields())
+            reporter.events.durable_size()
             write_whole(self.folder.resolved, _resolved(self.plan))
-        self.folder.outcome.unlink(missing_ok=True)
+        with storage_errors(self.folder.outcome):
+            self.folder.outcome.unlink(missing_ok=True)
 
     def _fit(self, trainer: Trainer, state: CheckpointState | None) -> TrainResult:
         """Train; an error that is none of codex's own is the trainer's, or that of a part which it calls."""
@@ -278,6 +285,17 @@ class _Execution:
         finally:
             if not reporter.finished:
                 reporter.finish(outcome)
+
+
+@contextmanager
+def _noting(first: BaseException) -> Iterator[None]:
+    """Put what goes wrong after an error into its notes: the first is the one to mend, and decides the exit code."""
+    try:
+        yield
+    except Exception as late:  # noqa: BLE001 - a plugin's own may be among them
+        first.add_note(
+            f"after that: {late if isinstance(late, CodexError) else f'{type(late).__name__}: {late}'}"
+        )
 
 
 def _faults(checkpointer: Checkpointer) -> list[str]:

@@ -22,10 +22,12 @@ the folder's lock.
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
 import time
@@ -35,12 +37,15 @@ from pathlib import Path
 
 from attrs import frozen
 
-from codex_kernel.durable import storage_errors, sync_folder, write_json
+from codex_kernel.durable import make_folder, storage_errors, sync_folder, write_json
 from codex_kernel.errors import InputError, LockedError
 
 SCHEMA = 1
 LOCK = "run.lock"
 BEFORE = "before-"
+_NOT_OF_A_RUN = re.compile(rf"{re.escape(LOCK)}|{BEFORE}.*|\.tmp-run\.json-[0-9a-f]{{8}}", re.DOTALL)
+_STAMP = "%Y%m%d-%H%M%S"
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 @frozen
@@ -110,6 +115,11 @@ class RunFolder:
     def begun(self) -> Path:
         """Return the resolved manifest; raise InputError where the run never got as far as writing it."""
         if not self.resolved.exists():
+            if self.checkpoints.exists():
+                raise InputError(
+                    f"{self.path} has checkpoints, and its {self.resolved.name}, by which it goes on, is gone",
+                    remedy="put the file back from a backup",
+                )
             raise InputError(
                 f"{self.path} has no {self.resolved.name}: the run never began", remedy="start it again"
             )
@@ -131,8 +141,10 @@ class RunFolder:
                 "host": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
-            os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(holder).encode(), 0)
+            # A courtesy to who comes next: a full disk must not keep away who wants to make room.
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, 0)
+                os.pwrite(file, json.dumps(holder).encode(), 0)
             yield
         finally:
             os.close(file)
@@ -201,11 +213,11 @@ def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) ->
 
     Raises InputError where that holds files, LockedError where another process works there.
     """
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    run_id = _new_id(runs / name)
     path = (exactly or runs / name / run_id).absolute()
     folder = RunFolder(path, run_id, name, base.absolute())
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=exactly is not None)
+        make_folder(path, exist_ok=exactly is not None)
     check_new(path)  # before there is a lock: nothing is put into a folder that holds other files
     with folder.locked():
         if not _is_unused(path):  # another process has been quicker
@@ -215,11 +227,44 @@ def create(runs: Path, name: str, base: Path, *, exactly: Path | None = None) ->
     return folder
 
 
+def _new_id(before: Path) -> str:
+    """Return an id that sorts after those that there are, for the newest run is the one that a scheduler goes on with.
+
+    The clock may have been set back since, or tell the same second as before.
+    """
+    stamp = time.strftime(_STAMP, time.gmtime())
+    known = (
+        [path.name for path in before.iterdir() if _RUN_ID.fullmatch(path.name)] if before.is_dir() else []
+    )
+    if known and (newest := max(known)[: len(stamp)]) >= stamp:
+        with contextlib.suppress(ValueError):  # made by hand: no time is written like that
+            stamp = time.strftime(_STAMP, time.gmtime(calendar.timegm(time.strptime(newest, _STAMP)) + 1))
+    return f"{stamp}-{secrets.token_hex(2)}"
+
+
+def check_still_there(folder: RunFolder) -> None:
+    """Raise LockedError where another process has put a run of its own into the folder, before this one had the lock.
+
+    Whoever calls it holds the lock.
+    """
+    try:
+        found = open_run(folder.path).run_id
+    except InputError:
+        found = None
+    if found != folder.run_id:
+        raise LockedError(
+            f"{folder.path} was taken over by another process",
+            remedy="ask again, or choose another --run-dir",
+        )
+
+
 def set_aside(folder: RunFolder) -> Path:
     """Move all that a run has left into a folder of its own beside it, and return that: its place is free again.
 
-    Whoever calls it holds the lock. Killed in between, it can be called again.
+    Whoever calls it holds the lock. Killed in between, it can be called again. Raises LockedError where the run in the
+    folder is another one by now.
     """
+    check_still_there(folder)
     beside = folder.path / f"{BEFORE}{folder.run_id}"
     with storage_errors(beside):
         beside.mkdir(exist_ok=True)
@@ -239,9 +284,10 @@ def _is_unused(path: Path) -> bool:
 def _contents(path: Path) -> Iterator[Path]:
     """Yield what a run has in its folder.
 
-    Neither the lock, which a process that never came to make its run may have left, nor what was set aside.
+    Neither the lock and the half run.json, which a process that never came to make its run may have left, nor what was
+    set aside.
     """
-    return (entry for entry in path.iterdir() if entry.name != LOCK and not entry.name.startswith(BEFORE))
+    return (entry for entry in path.iterdir() if not _NOT_OF_A_RUN.fullmatch(entry.name))
 
 
 def _in_use(path: Path) -> InputError:
@@ -269,7 +315,11 @@ def open_run(path: Path) -> RunFolder:
             f"{path} is not a run folder: it has no run.json", remedy="codex runs list"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / 'run.json'} cannot be read: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{path / 'run.json'} cannot be read: expected a JSON object with schema, run_id, name and base, "
+            f"got {type(error).__name__}: {error}",
+            remedy="put it back as codex wrote it",
+        ) from error
 
 
 def find(runs: Path, run: str) -> RunFolder:
@@ -293,6 +343,10 @@ def find(runs: Path, run: str) -> RunFolder:
         )
     if meant := [one for one in damaged if one.path.name.startswith(run) or one.path.parent.name == run]:
         raise InputError(meant[-1].reason)
+    if Path(run).is_file():
+        raise InputError(
+            f"expected a run, got the file {run}", remedy=f"of a manifest: codex run {run} --resume auto"
+        )
     raise InputError(f"no run {run!r}: neither a run folder nor a run below {runs}", remedy="codex runs list")
 
 

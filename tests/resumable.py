@@ -31,6 +31,11 @@ def wait_at(name):
 @frozen
 class Dataset(codex_toys.ToyDataset):
     @hookimpl
+    def codex_preflight(self) -> list[str]:
+        wait_at("preflight")
+        return []
+
+    @hookimpl
     def codex_dataset(self) -> list[Document]:
         wait_at("build")
         return super().codex_dataset()

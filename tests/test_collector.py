@@ -20,3 +20,24 @@ def test_collections_are_rare_in_the_start_and_usual_in_training():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 1000
     assert gc.get_freeze_count() == 0, "in a process of its own"
+
+
+AGAIN = """
+import gc, weakref
+from codex_kernel import collector
+
+class Model:
+    def __init__(self):
+        self.itself = self
+
+collector.settle()
+gone = weakref.ref(Model())
+collector.settle()
+print(gone() is None)
+"""
+
+
+def test_a_second_run_of_a_process_keeps_nothing_of_the_first():
+    """What a run has left in a cycle would else be left out of every collection, and its memory be lost."""
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.command import Workplace, toy_workplace
+from tests.toys import install
 
 
 @pytest.fixture
@@ -83,3 +84,39 @@ def test_numbers_of_any_library_may_end_a_run(workplace: Workplace) -> None:
     """The toy trainer returns numpy's scalars; the outcome has plain numbers."""
     assert workplace.codex("run", "toy.yaml", "--run-dir", "r").code == 0
     assert outcome(workplace, "r")["metrics"]["train/loss"] == pytest.approx(4.68, abs=0.01)
+
+
+CLOSES_BADLY = '''
+"""The toy checkpointer, which fails as it is closed, and leaves no place for the outcome."""
+import codex_toys
+from attrs import define, frozen
+from codex_kernel import hookimpl
+
+@frozen
+class Plugin(codex_toys.ToyCheckpointer):
+    @hookimpl
+    def codex_checkpointer(self, run, folder):
+        return Files(self, run, folder)
+
+@define(eq=False)
+class Files(codex_toys.JsonFiles):
+    def close(self):
+        (self.run.folder / "outcome.json").mkdir()
+        raise RuntimeError("the last save failed")
+'''
+
+
+def test_the_first_error_is_the_one_that_is_shown(workplace: Workplace) -> None:
+    """Its exit code counts; what goes wrong after it, as the run is closed and recorded, is said below it."""
+    plugins = {"codex.checkpointers": {"bad": "codex_bad:Plugin"}}
+    install(workplace.site, "codex-bad", plugins, modules={"codex_bad": CLOSES_BADLY})
+    options = ("--run-dir", "r", "--set", "trainer.fail_at=1", "--set", "checkpointer.type=bad")
+    said = workplace.codex("run", "toy.yaml", *options)
+    assert said.code == 7
+    first, *others = said.err.splitlines()
+    assert first.endswith("failed while training: ValueError: asked to fail")
+    assert "  after that: RuntimeError: the last save failed" in others
+    (late,) = [line for line in others if "outcome.json" in line]
+    assert late.startswith(
+        f"  after that: cannot write {workplace.folder / 'r' / 'outcome.json'}: Is a directory"
+    )

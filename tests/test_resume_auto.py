@@ -16,6 +16,7 @@ from tests.resumable import (
     gated_workplace,
     losses,
     outcome,
+    waiting,
 )
 
 
@@ -129,3 +130,42 @@ def test_a_damaged_newest_run_is_not_passed_over(workplace: Workplace) -> None:
     assert said.code == 2
     assert "run.json cannot be read" in said.err
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_run_without_its_manifest_is_not_begun_again_where_it_has_checkpoints(workplace: Workplace) -> None:
+    """Exit 2 and the file that is missing; `codex resume` says the same."""
+    assert auto(workplace, "--set", "trainer.fail_at=5").code == 7
+    (folder,) = (workplace.folder / "runs" / "toy").iterdir()
+    (folder / "resolved.yaml").unlink()
+    for said in (auto(workplace), workplace.codex("resume", folder)):
+        assert said.code == 2
+        assert f"{folder} has checkpoints, and its resolved.yaml, by which it goes on, is gone" in said.err
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_whose_maker_was_killed_is_begun_in(workplace: Workplace) -> None:
+    """Neither a lock nor a half run.json keeps a scheduler from its folder."""
+    folder = workplace.folder / "r"
+    folder.mkdir()
+    (folder / "run.lock").touch()
+    (folder / ".tmp-run.json-2a6ce62e").write_text("{")
+    said = auto(workplace, "--run-dir", "r")
+    assert said.code == 0, said.err
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_of_two_that_would_begin_again_the_second_keeps_what_the_first_has_saved(
+    workplace: Workplace,
+) -> None:
+    """While one is getting ready another one has begun again and saved: exit 3, and that run stays."""
+    folder = workplace.folder / "r"
+    assert auto(workplace, "--run-dir", "r", "--set", "trainer.fail_at=1").code == 7
+    arguments = ("run", "toy.yaml", "--resume", "auto", "--run-dir", "r", "--set", "dataset.type=gated")
+    with waiting(workplace, "preflight", *arguments) as process:
+        (workplace.folder / "gate-preflight").unlink()
+        assert auto(workplace, "--run-dir", "r").code == 0
+        workplace.write("go-preflight", "")
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert "another process has gone on with the run meanwhile" in said
+    assert [step for step, _ in losses(folder)] == [1, 2, 3, 4, 5, 6]

@@ -63,6 +63,15 @@ def test_a_folder_that_is_no_run_of_this_version_is_refused(tmp_path: Path, text
         runfolder.open_run(tmp_path)
 
 
+def test_a_manifest_in_place_of_a_run_is_told_how_it_goes_on(tmp_path: Path) -> None:
+    """The command that goes on with a manifest's newest run is in the error."""
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text("name: m\n")
+    with pytest.raises(InputError, match="expected a run, got the file") as caught:
+        runfolder.find(tmp_path / "runs", str(manifest))
+    assert caught.value.remedy == f"of a manifest: codex run {manifest} --resume auto"
+
+
 def test_an_exact_folder_must_be_new_or_empty(tmp_path: Path) -> None:
     """A folder with files is never written into."""
     exact = tmp_path / "here"
@@ -306,3 +315,60 @@ def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path):
         ".tmp-tokenizer-2a6ce62e",
         "notes.txt",
     ]
+
+
+def test_a_folder_whose_maker_was_killed_at_once_is_unused(tmp_path: Path) -> None:
+    """Its lock and a half run.json are no run: the next one begins there, and the half file is swept by it."""
+    (tmp_path / "run.lock").touch()
+    (tmp_path / ".tmp-run.json-2a6ce62e").write_text("{")
+    folder = runfolder.create(tmp_path, "a", tmp_path, exactly=tmp_path)
+    assert runfolder.open_run(tmp_path) == folder
+    assert [path.name for path in durable.sweep(tmp_path)] == [".tmp-run.json-2a6ce62e"]
+
+
+@pytest.mark.parametrize(
+    ("there", "begins"), [("20991231-235959-ffff", "21000101-000000-"), ("20999999-235959-ffff", "20")]
+)
+def test_a_new_run_is_the_newest_whatever_the_clock_says(tmp_path: Path, there: str, begins: str) -> None:
+    """Set back since, or within one second, a clock does not put a run behind those that there are."""
+    (tmp_path / "runs" / "toy" / there).mkdir(parents=True)
+    (tmp_path / "runs" / "toy" / "zzz").mkdir()
+    assert new(tmp_path).run_id.startswith(begins)
+    made = [new(tmp_path, "other") for _ in range(5)]
+    assert sorted(folder.run_id for folder in made) == [folder.run_id for folder in made]
+    assert runfolder.newest(tmp_path / "runs", "other") == made[-1]
+
+
+def test_a_run_that_another_process_has_put_in_its_place_is_not_set_aside(tmp_path: Path) -> None:
+    """Between a look at a folder and its lock another process may have begun there."""
+    place = tmp_path / "here"
+    old = runfolder.create(tmp_path, "a", tmp_path, exactly=place)
+    runfolder.set_aside(old)
+    with pytest.raises(LockedError, match="was taken over by another process"):
+        runfolder.check_still_there(old)
+    mine = runfolder.create(tmp_path, "a", tmp_path, exactly=place)
+    with pytest.raises(LockedError, match="was taken over by another process"):
+        runfolder.set_aside(old)
+    runfolder.check_still_there(mine)
+
+
+def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path: Path) -> None:
+    """Whoever wants to make room needs it; only the name of the holder is not known then."""
+    script = """
+        import resource, signal, sys
+        from pathlib import Path
+        from codex_kernel.errors import LockedError
+        from codex_kernel.runfolder import RunFolder
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        folder = RunFolder(Path(sys.argv[1]), "", "", Path())
+        with folder.locked():
+            try:
+                with folder.locked():
+                    pass
+            except LockedError as error:
+                print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path} is in use by another process\n"

@@ -152,10 +152,18 @@ def _show(error: Exception, *, debug: bool) -> None:
         click.echo(f"error: {_shorten(error.message)}", err=True)
         if error.remedy:
             click.echo(f"  {error.remedy}", err=True)
+        _show_notes(error)
         return
     click.echo(f"error: {type(error).__name__}: {_shorten(str(error))}", err=True)
+    _show_notes(error)
     if not debug:
         click.echo("  this is not an error that codex knows: --debug shows the traceback", err=True)
+
+
+def _show_notes(error: Exception) -> None:
+    """Show what else went wrong after an error."""
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"  {_shorten(note)}", err=True)
 
 
 def _shorten(text: str, lines: int = 4) -> str:

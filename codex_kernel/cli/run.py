@@ -87,7 +87,7 @@ def _begin(  # noqa: PLR0913 - what was asked for, and in place of what
     from codex_kernel import execute
     from codex_kernel.cli.summary import print_summary
 
-    left = _clear(before, run_dir) if before is not None else None
+    left = _clear(plan, before, run_dir) if before is not None else None
     folder = runfolder.create(runs, plan.name, Path.cwd(), exactly=run_dir)
     if before is not None:
         click.echo(
@@ -119,18 +119,27 @@ def _there(plan: Plan, runs: Path, run_dir: Path | None) -> RunFolder | None:
 
 def _can_go_on(plan: Plan, before: RunFolder) -> bool:
     """Say whether a run ever had a checkpoint; only one that never had any may be begun again."""
+    with before.locked():
+        return _has_saved(plan, before)
+
+
+def _has_saved(plan: Plan, before: RunFolder) -> bool:
     from codex_kernel import execute
     from codex_kernel.cli.quiet import TerminalReporter
 
-    with before.locked():
-        return execute.has_saved(plan, before, cache_folder(), TerminalReporter())
+    return execute.has_saved(plan, before, cache_folder(), TerminalReporter())
 
 
-def _clear(before: RunFolder, run_dir: Path | None) -> Path:
+def _clear(plan: Plan, before: RunFolder, run_dir: Path | None) -> Path:
     """Free the place of a run that is begun again in its own folder; return where it lies from now on."""
     from codex_kernel import runfolder
+    from codex_kernel.errors import LockedError
 
     if run_dir is None:
         return before.path
     with before.locked():
+        if _has_saved(plan, before):
+            raise LockedError(
+                f"{before.path}: another process has gone on with the run meanwhile", remedy="ask again"
+            )
         return runfolder.set_aside(before)
