@@ -261,9 +261,10 @@ def _read_float(spot: Spot, _declared: Any) -> Any:
 def _unquoted(value: object, number: type) -> str | None:
     """Return the hint for text that would be a number if it stood without quotes or underscores."""
     try:
-        return f"write {number(value)}, without quotes" if isinstance(value, str) else None
+        text = str(number(value)) if isinstance(value, str) else "nan"
     except ValueError:
         return None
+    return None if text.strip("-") in {"nan", "inf"} else f"write {text}, without quotes"
 
 
 def _read_str(spot: Spot, _declared: Any) -> Any:

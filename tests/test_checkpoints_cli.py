@@ -312,6 +312,15 @@ def test_a_rule_that_is_none_is_refused(workplace: Workplace, rule: str) -> None
     assert steps(workplace) == STEPS
 
 
+def test_the_best_by_a_metric_that_no_checkpoint_has_is_refused(workplace: Workplace) -> None:
+    """A misspelt metric would leave the newest alone; the error says which there are."""
+    said = workplace.codex("checkpoints", "prune", "run", "--keep-best", "validation/los", "--yes")
+    assert (said.code, "did you mean 'validation/loss'?" in said.err) == (2, True)
+    said = workplace.codex("checkpoints", "prune", "run", "--keep-best", "accuracy:max", "--dry-run")
+    assert (said.code, "they have train/loss, validation/bits_per_byte" in said.err) == (2, True)
+    assert steps(workplace) == STEPS
+
+
 # ── export ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -40,8 +40,9 @@ def test_a_run_trains_and_leaves_a_folder_that_describes_itself(workplace: Workp
     assert re.search(r"completed in .*: max_steps reached", said.out)
     assert re.search(r"validation loss\s+\d\.\d{4}", said.out)
     place = folder.path.relative_to(workplace.folder)
-    for command in (f"codex runs show {place}", f"codex resume {place}", f"codex generate {place} --prompt"):
+    for command in (f"codex runs show {place}", f"codex generate {place} --prompt"):
         assert command in said.out
+    assert "codex resume" not in said.out, "nothing is left to do"
     assert {path.name for path in folder.path.iterdir()} == {
         "run.json", "manifest.yaml", "overrides.txt", "resolved.yaml", "environment.json", "plugins.lock.json",
         "data.json", "metrics.ndjson", "events.ndjson", "checkpoints", "outcome.json", "run.lock", "told.txt",
@@ -295,7 +296,7 @@ def test_file_names_that_are_not_utf8_are_recorded_as_they_are(workplace: Workpl
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert b"codex resume r\xff\n" in done.stdout
+    assert b"codex runs show r\xff\n" in done.stdout
     folder = workplace.folder / names[2]
     command = json.loads((folder / "environment.json").read_text())["command"]
     assert [word for word in command if "\udcff" in word] == names

@@ -54,6 +54,15 @@ def test_an_allowed_change_is_recorded_and_becomes_the_runs_own(workplace: Workp
     assert [step for step, _ in losses(folder)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_summary_counts_the_warnings(workplace: Workplace) -> None:
+    """Not every logger shows them; the first run had none, the resumed one that its manifest is another."""
+    said = workplace.codex("run", "toy.yaml", "--run-dir", "none", *GATED)
+    assert (said.code, "warnings" in said.out) == (0, False)
+    failed_at(workplace, 5)
+    said = workplace.codex("resume", "r", *ALLOW_FAIL)
+    assert "  warnings         1: see events.ndjson" in said.out.splitlines()
+
+
 def test_an_allowed_change_stays_allowed_when_the_newest_checkpoint_is_older(workplace: Workplace) -> None:
     """Killed before the next checkpoint, a plain resume goes on with the new value: the trainer is told again."""
     folder = failed_at(workplace, 5)

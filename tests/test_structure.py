@@ -121,6 +121,8 @@ def test_an_integer_becomes_a_float_where_one_is_declared():
         ("rank: 1e3", "7: $.trainer.rank: expected an integer, got 1000.0 (write 1000)"),
         ("rank: true", "7: $.trainer.rank: expected an integer, got true"),
         ("rank: '8'", "7: $.trainer.rank: expected an integer, got '8' (write 8, without quotes)"),
+        ('lr: "nan"', "5: $.trainer.lr: expected a float, got 'nan'"),
+        ("lr: -inf", "5: $.trainer.lr: expected a float, got '-inf'"),
         ("rank: 1_000", "7: $.trainer.rank: expected an integer, got '1_000' (write 1000, without quotes)"),
         ("warmup: x", "9: $.trainer.warmup: expected an integer, got 'x'"),
         ("limit: x", "8: $.trainer.limit: expected an integer or null, got 'x'"),

@@ -42,7 +42,7 @@ def checkpoints() -> None:
 # ── list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@checkpoints.command("list")
+@checkpoints.command("list", short_help="List the checkpoints, oldest first.")
 @click.argument("run")
 @runs_option
 @json_option
@@ -71,7 +71,8 @@ def list_(run: str, runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click 
         )
         for row in rows
     ]
-    print_table(("step", *names, "size", ""), cells, right=("step", *names, "size"))
+    if cells:
+        print_table(("step", *names, "size", ""), cells, right=("step", *names, "size"))
     for one in damaged:
         click.echo(unicode(f"damaged: {one.path.name}: {one.reason}"))
 
@@ -117,7 +118,7 @@ def _damaged(damaged: Sequence[Damaged]) -> list[dict[str, str]]:
 # ── show ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@checkpoints.command("show")
+@checkpoints.command("show", short_help="Show metrics and files of one checkpoint.")
 @click.argument("run")
 @click.argument("step", type=click.IntRange(0), required=False)
 @runs_option
@@ -154,7 +155,7 @@ def show(run: str, step: int | None, runs: Path, as_json: bool) -> None:  # noqa
 # ── verify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@checkpoints.command("verify")
+@checkpoints.command("verify", short_help="Read every file and say which are damaged.")
 @click.argument("run")
 @click.argument("step", type=click.IntRange(0), required=False)
 @runs_option
@@ -196,11 +197,8 @@ def verify(run: str, step: int | None, runs: Path, as_json: bool) -> int:  # noq
 
 
 def _print_verdict(checkpoint: Checkpoint, faults: Sequence[str]) -> None:
-    place = checkpoint.path.name
-    if not faults:
-        click.echo(f"{place}: ok")
-    for fault in faults:
-        click.echo(unicode(f"{place}: damaged: {fault}"))
+    for verdict in [f"damaged: {fault}" for fault in faults] or ["ok"]:
+        click.echo(unicode(f"{checkpoint.path.name}: {verdict}"))
 
 
 # ── prune ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,6 +220,7 @@ def _best_rule(_ctx: click.Context, _param: click.Parameter, value: str | None) 
 
 @checkpoints.command(
     "prune",
+    short_help="Delete the checkpoints that no rule keeps.",
     epilog="""
 \b
 Examples:
@@ -329,6 +328,7 @@ def _agreed(count: int, *, yes: bool) -> bool:
 
 @checkpoints.command(
     "export",
+    short_help="Copy model and tokenizer of a checkpoint out of the run.",
     epilog="""
 \b
 Examples:

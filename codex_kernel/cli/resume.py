@@ -41,8 +41,9 @@ Examples:
 def resume(
     run: str, override_files: tuple[Path, ...], sets: tuple[str, ...], allowed: tuple[str, ...], runs: Path
 ) -> int:
-    """Go on with RUN (a run folder, or its id) from its newest whole checkpoint.
+    """Go on with RUN from its newest whole checkpoint.
 
+    RUN is a run folder, a run id or the start of one, or a run's name (its newest run).
     It goes on by its own manifest; what is set over that is from then on the run's own too.
     """
     from codex_kernel import runfolder

@@ -45,15 +45,30 @@ def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:
             f"{outcome.failed_saves} checkpoint{'' if one else 's'} could not be written: see events.ndjson"
         )
         rows.append(("failed saves", saves))
+    if count := warnings(folder):
+        rows.append(("warnings", f"{count}: see events.ndjson"))
     for name, value in rows:
         yield f"  {name:<16} {value}"
     yield ""
-    for what, command in (
+    commands = [
         ("look at it", f"codex runs show {place}"),
         ("resume it", f"codex resume {place}"),
         ("generate", f'codex generate {place} --prompt "def "'),
-    ):
+    ]
+    if outcome.status == "completed":
+        del commands[1]  # nothing is left to do
+    for what, command in commands:
         yield f"  {what:<16} {command}"
+
+
+def warnings(folder: RunFolder) -> int:
+    """Return how many warnings there were since the run began or was last resumed: not every logger shows them."""
+    count = 0
+    for event in metrics.read(folder.events):
+        if event["event"] in {"run_started", "run_resumed"}:
+            count = 0
+        count += event["event"] == "warning"
+    return count
 
 
 def measures(folder: RunFolder) -> list[tuple[str, str]]:
