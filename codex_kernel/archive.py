@@ -288,7 +288,8 @@ def export(checkpoints: Opened, checkpoint: Checkpoint, target: Path) -> dict[st
     folder = checkpoints.folder
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{target.name}-{secrets.token_hex(4)}")
+        # Not by the target's name: that may be as long as names can be.
+        temporary = target.with_name(f".tmp-export-{secrets.token_hex(4)}")
         temporary.mkdir()
     try:
         checkpoints.archive.export(checkpoint, temporary)

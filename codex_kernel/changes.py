@@ -78,7 +78,7 @@ def between(before: Mapping[str, Any], plan: Plan) -> list[Change]:
         elif key in _LISTS:
             found.extend(_sections(key, was, value, plan))
         elif key == "evaluate":
-            was, value = dict(was), dict(value)
+            was, value = {} if was is ABSENT else dict(was), dict(value)
             found.extend(
                 _sections("evaluate.metrics", was.pop("metrics", []), value.pop("metrics", []), plan)
             )
@@ -139,6 +139,7 @@ def in_words(changes: Sequence[Change]) -> str:
 
 def _section(key: str, kind: str, was: Any, now: Any, cls: type) -> Iterator[Change]:
     """Yield the changes of one plugin's section; with another plugin, that is the only one."""
+    was = _written_out(was)
     if was is ABSENT or not is_same_plugin(was["type"], now["type"]):
         old = was if was is ABSENT else was["type"]
         yield Change(f"{key}.type", old, now["type"], _OTHER_PLUGIN.get(kind, "harmless"))
@@ -155,13 +156,18 @@ def _section(key: str, kind: str, was: Any, now: Any, cls: type) -> Iterator[Cha
 def _sections(key: str, was: Any, now: Any, plan: Plan) -> Iterator[Change]:
     """Yield the changes of a list of sections; with other plugins, or in another order, that is the only one."""
     kind = _LISTS[key]
-    old = [] if was is ABSENT else was
+    old = [] if was is ABSENT else [_written_out(one) for one in was]
     types, new_types = [one["type"] for one in old], [one["type"] for one in now]
     if len(types) != len(new_types) or not all(map(is_same_plugin, types, new_types)):
         yield Change(key, types, new_types, _OTHER_PLUGIN.get(kind, "harmless"))
         return
     for index, (one, other, chosen) in enumerate(zip(old, now, plan.of_kind(kind), strict=True)):
         yield from _section(f"{key}.{index}", kind, one, other, type(chosen.plugin))
+
+
+def _written_out(section: Any) -> Any:
+    """Return a section as a mapping: a person may have written its plugin's name alone."""
+    return {"type": section} if isinstance(section, str) else section
 
 
 def _options(key: str, was: Any, now: Any, meaning: OnResume) -> Iterator[Change]:

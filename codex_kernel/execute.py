@@ -99,7 +99,7 @@ def checked_changes(plan: Plan, folder: RunFolder, allowed: Collection[str]) -> 
 def completed(folder: RunFolder) -> Outcome | None:
     """Return the outcome of a run that has come to its end by the manifest that it has still; None of any other."""
     outcome = read_json(folder.outcome)
-    if outcome is None or outcome["status"] != "completed":
+    if outcome is None or outcome.get("status") != "completed":
         return None
     if outcome.get("resolved_sha256") != _sha256(folder):
         return None

@@ -262,3 +262,16 @@ class Needed:
 def test_an_option_without_a_default_has_no_harmless_value() -> None:
     """What a plugin newly requires is a change like any other."""
     assert changes._meaning(Needed, "way", ABSENT, "x", "trainer") == "curve"
+
+
+def test_a_manifest_that_a_person_has_put_back_is_compared_as_it_is_meant(planned: Any) -> None:
+    """A plugin's name alone is a section; defaults that are left out are no change that matters, a seed is."""
+    before = {"tokenizer": "bytes", "loggers": ["toy"], "model": "toy", "dataset": {"type": "toy"}}
+    differences = {change.key: change for change in changes.between(before, planned())}
+    assert {key for key, change in differences.items() if change.meaning == "refused"} == {
+        "seed",
+        "trainer.type",
+        "checkpointer.type",
+    }
+    assert differences["evaluate.max_blocks"].was is ABSENT
+    assert not {"tokenizer.type", "model.type", "dataset.type", "loggers"} & differences.keys()

@@ -373,6 +373,13 @@ def test_an_export_goes_into_a_new_folder_alone(workplace: Workplace) -> None:
     assert (workplace.folder / "out").read_text() == "mine"
 
 
+def test_an_export_may_have_the_longest_name_that_there_is(workplace: Workplace) -> None:
+    """Its folder is made under another name first, which must not be longer."""
+    name = "e" * 255
+    assert workplace.codex("checkpoints", "export", "run", "--to", name).code == 0
+    assert (workplace.folder / name / "codex-export.json").exists()
+
+
 def test_a_damaged_checkpoint_is_not_exported(workplace: Workplace) -> None:
     """The one asked for is refused; without a step the newest whole one is taken, and the damaged one is named."""
     damage(workplace, 10)

@@ -120,3 +120,11 @@ def test_the_first_error_is_the_one_that_is_shown(workplace: Workplace) -> None:
     assert late.startswith(
         f"  after that: cannot write {workplace.folder / 'r' / 'outcome.json'}: Is a directory"
     )
+
+
+def test_an_outcome_that_says_nothing_is_not_that_of_a_completed_run(workplace: Workplace) -> None:
+    """The run goes on, finds itself at its end, and says so anew."""
+    assert workplace.codex("run", "toy.yaml", "--run-dir", "r").code == 0
+    (workplace.folder / "r" / "outcome.json").write_text("{}")
+    assert workplace.codex("resume", "r").code == 0
+    assert outcome(workplace, "r")["status"] == "completed"
