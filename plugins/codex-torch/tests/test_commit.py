@@ -354,3 +354,18 @@ def test_a_checkpoint_says_what_it_is(tmp_path):
         if file.is_file() and file.name != "checkpoint.json"
     )
     assert newest == Checkpoint(7, mine.folder / "step-00000007", {"validation/loss": 1 / 7}, size)
+
+
+def test_a_checkpoint_that_was_moved_to_another_disk_may_be_linked_to(tmp_path):
+    """It is used as if it were there; when it need not be kept the link goes, and what it led to stays."""
+    mine = saved(tmp_path, 1, 2)
+    elsewhere = tmp_path / "elsewhere"
+    (mine.folder / "step-00000002").rename(elsewhere)
+    (mine.folder / "step-00000002").symlink_to(elsewhere)
+    assert mine.newest().step == 2
+    mine.delete(mine.newest().path)
+    assert [path.name for path in mine.folder.iterdir()] == ["step-00000001"]
+    assert (elsewhere / "checkpoint.json").exists()
+    (mine.folder / ".trash-00000002-ab").symlink_to(elsewhere)
+    assert [path.name for path in commit.sweep(mine.folder)] == [".trash-00000002-ab"]
+    assert (elsewhere / "checkpoint.json").exists()

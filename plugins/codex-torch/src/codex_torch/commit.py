@@ -350,10 +350,14 @@ def _chunks_of(path: Path, name: str) -> Iterator[memoryview]:
 
 def discard(path: Path) -> None:
     """Delete a checkpoint; renamed first, so that half of it never looks like a checkpoint. Raises OSError."""
-    trash = _beside(path, "trash")
-    path.rename(trash)
+    trash = path.rename(_beside(path, "trash"))
     sync_folder(path.parent)  # else a power cut may leave the name, and only some of the files
-    shutil.rmtree(trash)
+    _remove(trash)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder; of one that a person has moved elsewhere and linked to, the link alone."""
+    path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def set_aside(path: Path, damage: DamagedError) -> Path:
@@ -381,7 +385,7 @@ def sweep(folder: Path) -> list[Path]:
         return []
     leftovers = [path for path in sorted(folder.iterdir()) if _LEFTOVER.fullmatch(path.name)]
     for path in leftovers:
-        shutil.rmtree(path)
+        _remove(path)
     return leftovers
 
 
