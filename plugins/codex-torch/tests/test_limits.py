@@ -3,10 +3,11 @@ import math
 
 import pytest
 from attrs import evolve
-from training import losses, options, training
+from torch import nn
+from training import losses, model, options, training
 
 from codex_kernel import EvaluateOptions, InputError
-from codex_kernel.testing.training import ToyData
+from codex_kernel.testing.training import ToyBlocks, ToyData
 from codex_torch import loop
 from codex_torch.plugin import EarlyStopping, LossSpike
 
@@ -204,3 +205,34 @@ def test_another_optimizer_begins_anew(tmp_path, before, now):
     kept, own = (r.checkpointer.states[8].tensors["optimizer.safetensors"] for r in (run, alone))
     assert kept.keys() == own.keys()
     assert f"the optimizer begins anew: {now}" in " ".join(run.run.report.warnings)
+
+
+class SpoiledOnce(nn.Module):
+    """Gives NaN in one of its calls."""
+
+    def __init__(self, call=0):
+        super().__init__()
+        self.inner, self.left = model(dropout=0.0), call
+
+    def forward(self, *inputs):
+        self.left -= 1
+        return self.inner(*inputs) * (math.nan if self.left == 0 else 1)
+
+
+def test_a_rollback_to_another_optimizers_checkpoint_begins_anew_too(tmp_path):
+    """The moments since the resume are forgotten, and what the run said when it went on is not said again."""
+    data, common = ToyData(train=ToyBlocks(40)), {"on_nonfinite": "rollback", "max_steps": 4}
+    first = training(tmp_path / "first", SpoiledOnce(), data, optimizer="sgd", every_steps=2, **common)
+    first.trainer.fit(None)
+    first.checkpointer.states.pop(4)
+    # Two micro-batches a step: the fourth step is spoiled.
+    run = training(tmp_path / "second", SpoiledOnce(call=3), data, **common)
+    run.checkpointer.states.update(first.checkpointer.states)
+    run.checkpointer.metrics.update(first.checkpointer.metrics)
+    run.trainer.run = evolve(run.run, allowed_changes=frozenset({"trainer.optimizer"}))
+    assert run.trainer.fit(first.checkpointer.states[2]).progress.step == 4
+    steps = run.checkpointer.states[4].tensors["optimizer.safetensors"]
+    assert {float(value) for name, value in steps.items() if name.startswith("step/")} == {2.0}
+    said = [warning.partition(":")[0] for warning in run.run.report.warnings]
+    assert len(said) == len(set(said))
+    assert any("back to step 2" in warning for warning in run.run.report.warnings)

@@ -77,7 +77,7 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
     patience = Patience(options.early_stopping) if options.early_stopping else None
     identity = state.Identity.of(options, run, parts, length, where)
     run_state = state.RunState(trained, spikes, patience, identity, run)
-    totals = state.Totals() if saved is None else run_state.restore(saved)
+    totals = state.Totals() if saved is None else run_state.resume(saved)
     seconds_before, gone_back = totals.seconds, dict[int, int]()
 
     model.train()

@@ -36,6 +36,17 @@ def make_optimizers(model: nn.Module, options: TorchTrainer) -> list[Optimizer]:
     return [make(trained, options)]
 
 
+def begin_anew(optimizer: Optimizer) -> None:
+    """Take an optimizer to its state before the first step."""
+    optimizer.state.clear()
+    if isinstance(optimizer, SGD) and optimizer.defaults["momentum"] > 0:
+        # The fused step fails where one parameter has its first gradient later than another one; from zeros the first
+        # step is the same, bit by bit.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def state_numbers(optimizers: Iterable[Optimizer]) -> int:
     """Return how many numbers the optimizers keep once every parameter has had a gradient.
 
@@ -60,11 +71,7 @@ def _adamw(parameters: list[nn.Parameter], options: TorchTrainer) -> Optimizer:
 def _sgd(parameters: list[nn.Parameter], options: TorchTrainer) -> Optimizer:
     momentum = SGD_MOMENTUM if options.momentum is None else options.momentum
     optimizer = SGD(_groups(parameters, options), lr=options.lr, momentum=momentum, fused=True)
-    if momentum > 0:
-        # The fused step fails where one parameter has its first gradient later than another one; from zeros the first
-        # step is the same, bit by bit.
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    begin_anew(optimizer)
     return optimizer
 
 

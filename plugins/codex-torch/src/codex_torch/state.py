@@ -193,8 +193,8 @@ class RunState:
         }
         return CheckpointState(tensors, values, model.files)
 
-    def restore(self, state: CheckpointState) -> Totals:
-        """Put a state back, the metrics of the reporter included; return the totals.
+    def resume(self, state: CheckpointState) -> Totals:
+        """Put the state of an earlier process back, where it fits this run; return the totals.
 
         Raises InputError where the data, the tokenizer or the model is another one, and where an option that decides
         the curve is, unless the run allows that change.
@@ -206,12 +206,20 @@ class RunState:
                 remedy="use the version of codex-torch that wrote it",
             )
         _compare(saved, self.identity, self.run)
+        weights.check_config(self.trained.model, state, self.run.report)
+        return self.restore(state)
+
+    def restore(self, state: CheckpointState) -> Totals:
+        """Put a state of this run back, the metrics of the reporter included; return the totals."""
+        saved = state.values["trainer.json"]
         trained = self.trained
-        weights.check_config(trained.model, state, self.run.report)
         weights.load(trained.model, state)
         _compare_trained(saved["trained"], trained.names())
         self._restore_average(state)
-        self._restore_optimizers(state)
+        if saved["curve"]["optimizer"] == self.identity.curve["optimizer"]:
+            trained.load_optimizer_tensors(state.tensors["optimizer.safetensors"])
+        else:
+            trained.begin_optimizers_anew()
         if trained.scaler.is_enabled() and saved["scaler"]:
             trained.scaler.load_state_dict(dict(saved["scaler"]))
         if self.spikes is not None and saved["spikes"] is not None:
@@ -226,15 +234,6 @@ class RunState:
         # NaN and infinity stand as strings; a count stays a whole number.
         metrics = {name: float(v) if isinstance(v, str) else v for name, v in saved["metrics"].items()}
         return Totals(**plain, **skips, window=Window(**saved["window"]), metrics=metrics)
-
-    def _restore_optimizers(self, state: CheckpointState) -> None:
-        before, now = state.values["trainer.json"]["curve"]["optimizer"], self.identity.curve["optimizer"]
-        if before != now:
-            self.run.report.warning(
-                f"the optimizer begins anew: {now} cannot go on with what {before} has kept"
-            )
-            return
-        self.trained.load_optimizer_tensors(state.tensors["optimizer.safetensors"])
 
     def _restore_average(self, state: CheckpointState) -> None:
         """Sort the averaged weights from those in training; the model holds what is under `model/`."""
@@ -268,6 +267,9 @@ def _compare(saved: Mapping[str, Any], identity: Identity, run: RunContext) -> N
     if changed:
         said = _said(saved["curve"], identity.curve, changed)
         run.report.warning(f"the curve is not that of a run without a break: {said}")
+    if "optimizer" in changed:
+        before, now = saved["curve"]["optimizer"], identity.curve["optimizer"]
+        run.report.warning(f"the optimizer begins anew: {now} cannot go on with what {before} has kept")
     if changed := _changed(saved["numerics"], identity.numerics):
         said = _said(saved["numerics"], identity.numerics, changed)
         run.report.warning(f"the last bits may differ from those of a run without a break: {said}")

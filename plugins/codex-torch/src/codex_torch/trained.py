@@ -18,7 +18,7 @@ from codex_kernel import Model, PluginError, Reporter
 from codex_torch import hardware
 from codex_torch.averaging import Average
 from codex_torch.compiling import compile_model
-from codex_torch.optimizers import make_optimizers
+from codex_torch.optimizers import begin_anew, make_optimizers
 from codex_torch.recompute import recompute_activations
 
 if TYPE_CHECKING:
@@ -155,6 +155,11 @@ class Trained:
             states: dict[int, Any] = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+    def begin_optimizers_anew(self) -> None:
+        """Take the optimizers to their states before the first step."""
+        for optimizer in self.optimizers:
+            begin_anew(optimizer)
 
     def _by_optimizer(self) -> Iterator[tuple[torch.optim.Optimizer, list[str]]]:
         """Yield each optimizer with the names of its parameters."""
