@@ -103,14 +103,16 @@ def test_weights_that_are_not_put_back_are_a_difference(workplace: Workplace) ->
     said = workplace.codex("verify-resume", "toy.yaml", "--kills", "1", "--set", "trainer.forgets=weights")
     assert said.code == 1
     _, kill, first, *rest = said.out.splitlines()
-    step = int(kill.split()[-2]) + 1
-    assert re.match(rf"metrics.ndjson: train loss at step {step}: undisturbed [\d.]+, resumed [\d.]+$", first)
+    step = int(kill.split()[-2])
+    # Killed after the last step was saved, the run has only its evaluation left to do.
+    where = rf"(train loss at step {step + 1}|validation loss at step {step})"
+    assert re.match(rf"metrics.ndjson: {where}: undisturbed [\d.]+, resumed [\d.]+$", first)
     assert any(line.startswith("state.json: model/table.json[") for line in rest)
     assert rest[-1].startswith("different: metrics.ndjson, state.json; 20 steps")
 
 
 def test_records_that_are_not_taken_back_are_a_difference(workplace: Workplace) -> None:
-    """Exit 1: a step that stands in the metrics twice."""
+    """Exit 1: a step that stands in the metrics twice, or once more for each further kill."""
     for seed in ("1", "2", "3", "4", "5"):
         said = workplace.codex(
             "verify-resume",
@@ -128,7 +130,8 @@ def test_records_that_are_not_taken_back_are_a_difference(workplace: Workplace) 
             break
     assert said.code == 1
     assert {"train records"} <= {one["what"] for one in found["differences"]}
-    assert {one["resumed"] for one in found["differences"] if one["what"] == "train records"} >= {"2"}
+    counts = {one["resumed"] for one in found["differences"] if one["what"] == "train records"}
+    assert counts & {"2", "3", "4"}
 
 
 def test_without_kills_two_runs_are_compared(workplace: Workplace) -> None:
