@@ -170,6 +170,6 @@ def test_a_layer_that_is_used_twice_is_one_layer():
 
 def test_a_model_without_layers_is_refused():
     """Nothing to recompute is said, with what to do."""
-    with pytest.raises(InputError, match=r"Sequential has no nn\.ModuleList of layers") as caught:
+    with pytest.raises(InputError, match=r"Sequential has no nn\.ModuleList of two or more layers") as caught:
         recompute_activations(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
     assert "trainer.activation_checkpointing to false" in caught.value.remedy
