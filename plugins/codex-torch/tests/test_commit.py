@@ -268,6 +268,19 @@ def test_files_that_were_not_saved_are_named(tmp_path):
     )
 
 
+def test_a_loaded_checkpoint_keeps_no_tensors(tmp_path):
+    """Who holds on to a state that was loaded holds neither its memory nor the room of a file deleted since."""
+    mine = saved(tmp_path, 1)
+    loaded = mine.load(mine.newest())
+    weight = loaded.tensors["model/model.safetensors"]["w"]
+    assert loaded.tensors["model/model.safetensors"]["w"].data_ptr() != weight.data_ptr()
+    assert dict(loaded.tensors).keys() == state(1).tensors.keys()
+    commit.discard(commit.path_of(mine.folder, 1))
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        loaded.tensors["model/model.safetensors"]
+    assert "optimizer.json" not in loaded.tensors
+
+
 def test_a_whole_checkpoint_is_not_written_again(tmp_path):
     """The last save of a run finds the step there, and leaves it as it is."""
     mine = saved(tmp_path, 5)

@@ -289,7 +289,7 @@ def read(path: Path) -> CheckpointState:
         tensors = [name for name in names if name.endswith(".safetensors")]
         values = [name for name in names if name.endswith(".json")]
         return CheckpointState(
-            tensors={name: tensor_file.read(path / name) for name in tensors},
+            tensors=tensor_file.TensorFiles(path, tensors),
             values={name: json.loads((path / name).read_bytes()) for name in values},
             files={name: (path / name).read_bytes() for name in names if name not in {*tensors, *values}},
         )

@@ -64,7 +64,7 @@ def stopped(fault: Fault, step: int) -> NonFiniteError:
     """Return the error that ends the run, with the weights as they were before the step."""
     return NonFiniteError(
         f"{fault.what} at step {step}, samples {listed(fault.sample_ids)}; the weights were not updated",
-        remedy="the last checkpoint is healthy: lower lr or max_grad_norm, raise warmup_steps, look at the samples, "
+        remedy="every checkpoint is from before: lower lr or max_grad_norm, raise warmup_steps, look at the samples, "
         "or set trainer.on_nonfinite to skip or rollback",
     )
 

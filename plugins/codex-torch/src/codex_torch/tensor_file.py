@@ -7,13 +7,17 @@ The format: 8 bytes with the header's length, the header as JSON, then the tenso
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import torch
+from attrs import frozen
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from codex_kernel import StorageError
 
 _DTYPES = {
     torch.float64: "F64",
@@ -54,6 +58,34 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 def size_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Return the bytes of the tensors' data, without the header."""
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@frozen(eq=False)
+class TensorFiles(Mapping[str, dict[str, Tensor]]):
+    """The tensors of some files in a folder, each file read anew whenever it is asked for.
+
+    So nobody who keeps the mapping keeps the tensors too, nor the disk space of a file that is deleted meanwhile.
+    """
+
+    folder: Path
+    names: Sequence[str]
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        if name not in self.names:
+            raise KeyError(name)
+        try:
+            return read(self.folder / name)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"cannot read {self.folder / name}: {error}",
+                remedy="if the run that trains has deleted it since: ask again",
+            ) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def read(path: Path) -> dict[str, Tensor]:
