@@ -189,9 +189,7 @@ def _locked(path: Path, file: int) -> LockedError:
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError):  # the holder is about to write its name
         who = "another process"
-    return LockedError(
-        f"{path} is in use by {who}", remedy="wait for it, stop it, or choose another --run-dir"
-    )
+    return LockedError(f"{path} is in use by {who}", remedy="wait for it, or stop it")
 
 
 # ── finding and making ────────────────────────────────────────────────────────────────────────────────────────────

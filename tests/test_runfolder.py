@@ -177,8 +177,12 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match=f"is in use by process {holder.pid} on"), folder.locked():
+        with (
+            pytest.raises(LockedError, match=f"is in use by process {holder.pid} on") as caught,
+            folder.locked(),
+        ):
             pytest.fail("two processes hold one run")
+        assert caught.value.remedy == "wait for it, or stop it", "of resume and prune, too"
         holder.kill()
     with folder.locked():
         pass
