@@ -14,7 +14,7 @@ from codex_kernel import metrics
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 # What a clock says: the rest of a record is the same in every run of a manifest.
-_CLOCKS = {"run_id", "time", "tokens_per_second", "step_seconds"}
+_CLOCKS = {"run_id", "time", "tokens_per_second", "step_seconds", "peak_memory_bytes"}
 _PATIENCE_SECONDS = 240
 
 

@@ -46,11 +46,11 @@ def test_the_loss_falls_and_the_run_describes_itself(finished: Path) -> None:
 
 
 def test_the_summary_names_what_matters_and_the_commands_to_go_on_with(finished: Path) -> None:
-    """Steps, tokens, losses, bits per byte, the folder, and how to look, resume and generate."""
+    """Steps, tokens, losses, bits per byte, the folder, and how to look at it and generate."""
     out = (finished.parent / "out.txt").read_text()
     for words in ("steps", "tokens", "train loss", "validation loss", "bits per byte", "run folder"):
         assert words in out
-    for command in ("runs show whole", "resume whole", 'generate whole --prompt "def "'):
+    for command in ("runs show whole", 'generate whole --prompt "def "'):
         assert f"codex {command}" in out
     progress = (finished.parent / "err.txt").read_text()
     for words in ("loss", "tokens/s", "ETA"):
