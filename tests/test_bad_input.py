@@ -196,3 +196,13 @@ def test_an_unknown_plugin_gets_a_hint(tmp_path: Path, name: str, hint: str) -> 
         assert hint in said.err
     else:
         assert "did you mean 'mlflow'?" in said.err
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--runs"])
+def test_a_folder_that_is_a_file_is_a_wrong_option(tmp_path: Path, option: str) -> None:
+    """It is named, and nothing is run."""
+    workplace = toy_workplace(tmp_path)
+    said = workplace.codex("run", "toy.yaml", option, "toy.yaml")
+    assert said.code == 2
+    assert "'toy.yaml' is a file" in said.err
+    assert not (tmp_path / "runs").exists()

@@ -351,8 +351,8 @@ Examples:
 def export(run: str, step: int | None, target: Path, runs: Path, as_json: bool) -> None:  # noqa: FBT001
     """Copy the model of a checkpoint of RUN, that of STEP or the newest whole one, and its tokenizer into a new folder.
 
-    The folder opens with the model's own library. Every file is verified first and has its SHA-256 in
-    codex-export.json. Of a run with LoRA it is the adapter.
+    The folder opens with the model's own library. Every file is verified as it is copied and has its SHA-256
+    in codex-export.json. Of a run with LoRA it is the adapter.
     """
     from codex_kernel import archive
     from codex_kernel.cli.summary import shown

@@ -32,11 +32,15 @@ Examples:
     "--resume",
     "resumed",
     metavar="auto|RUN",
-    help="Go on with RUN by this manifest; auto: with its newest run (or that of --run-dir), or begin one.",
+    help="Go on with RUN by this manifest; auto: with its newest run, or that of --run-dir, or begin one.",
 )
 @allow_change_option
 @runs_option
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Put the run exactly there; new or empty.")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Put the run exactly there; new or empty.",
+)
 def run(  # noqa: PLR0913 - click passes each option by name
     manifest: Path,
     override_files: tuple[Path, ...],

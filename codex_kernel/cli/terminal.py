@@ -19,7 +19,7 @@ from codex_kernel.errors import InputError
 
 runs_option = click.option(
     "--runs",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
     help="Folder that holds runs.",

@@ -228,16 +228,13 @@ class FolderCheckpointer:
             self._sweep()
         for _, path in reversed(commit.find(self.folder)):
             try:
-                checkpoint, extra = commit.verify(path), commit.extra_files(path)
+                checkpoint = commit.verify(path)
+                self._tell_extra_files(path)
             except DamagedError as damage:
                 if not path.is_dir():
                     return self.newest()  # the process that trains has deleted it, for a newer one
                 self._set_aside(path, damage)
                 continue
-            if extra:
-                self.run.report.warning(
-                    f"{path.name} has files that were not saved with it and are not read: {', '.join(extra)}"
-                )
             if not self.read_only:
                 self._retain()
             return checkpoint
@@ -284,8 +281,12 @@ class FolderCheckpointer:
         return whole, damaged + aside
 
     def verify(self, checkpoint: Checkpoint) -> Sequence[str]:
-        """Read every file; return a sentence for each that is not as it was saved, or was not saved."""
+        """Read every file; return a sentence for each that is not as it was saved."""
         self._settle()
+        try:
+            self._tell_extra_files(checkpoint.path)
+        except DamagedError as damage:
+            return [str(damage)]
         return commit.faults(checkpoint.path)
 
     def files(self, checkpoint: Checkpoint) -> Mapping[str, int]:
@@ -331,6 +332,13 @@ class FolderCheckpointer:
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
             raise PluginError("the run was opened for reading alone, its checkpoints cannot be changed")
+
+    def _tell_extra_files(self, path: Path) -> None:
+        """Name the files that someone has put into a checkpoint: they do no harm, and may be missed elsewhere."""
+        if extra := commit.extra_files(path):
+            self.run.report.warning(
+                f"{path.name} has files that were not saved with it and are not read: {', '.join(extra)}"
+            )
 
     def _tell_if_waiting(self, step: int) -> None:
         """Wait for a save that is still under way, and say so: it holds up training."""

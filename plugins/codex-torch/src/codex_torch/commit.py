@@ -236,10 +236,10 @@ def verify(path: Path) -> Checkpoint:
 
 
 def faults(path: Path) -> list[str]:
-    """Return `file: what is wrong` for each file that is not as it was saved; a file that was not saved is one too."""
+    """Return `file: what is wrong` for each file that is not as it was saved."""
+    found: list[str] = []
     try:
         index = read_index(path)
-        found = [f"{name}: not part of the checkpoint" for name in extra_files(path)]
     except DamagedError as damage:
         return [str(damage)]
     for name, (size, digest) in sorted(index.files.items()):
