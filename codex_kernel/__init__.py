@@ -12,6 +12,7 @@ from codex_kernel._version import __version__
 TYPE_CHECKING = False  # typing is slow to import, and type checkers know this name
 if TYPE_CHECKING:
     from codex_kernel.durable import sync_folder as sync_folder
+    from codex_kernel.durable import write_whole as write_whole
     from codex_kernel.errors import CodexError as CodexError
     from codex_kernel.errors import InputError as InputError
     from codex_kernel.errors import NoCheckpointError as NoCheckpointError
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from codex_kernel.retention import retained_steps as retained_steps
 
 _HOMES = {
-    "durable": "sync_folder",
+    "durable": "sync_folder write_whole",
     "errors": ("CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"),
     "hookspecs": "hookimpl",
     "interfaces": (

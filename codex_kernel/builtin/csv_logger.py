@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from attrs import define, field
 
-from codex_kernel import Outcome, RunContext, hookimpl, option
+from codex_kernel import Outcome, RunContext, hookimpl, option, write_whole
 from codex_kernel.builtin.records import (
     Entry,
     is_shared,
@@ -21,7 +21,6 @@ from codex_kernel.builtin.records import (
     misplaced,
     open_records,
     place,
-    replace,
     rewound,
 )
 
@@ -79,7 +78,7 @@ class CsvLogger:
         text = io.StringIO()
         kept = rewound(entries, kept_records(run, size_bytes), _rows_of_record)
         csv.writer(text, lineterminator="\n").writerows([header, *kept])
-        replace(path, text.getvalue())
+        write_whole(path, text.getvalue().encode())
 
     def _close(self) -> None:
         if self._file is not None:

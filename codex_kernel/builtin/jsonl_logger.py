@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from attrs import define, field
 
-from codex_kernel import Outcome, Progress, RunContext, hookimpl, option
+from codex_kernel import Outcome, Progress, RunContext, hookimpl, option, write_whole
 from codex_kernel.builtin.records import (
     Entry,
     is_shared,
@@ -21,7 +21,6 @@ from codex_kernel.builtin.records import (
     misplaced,
     open_records,
     place,
-    replace,
     rewound,
 )
 
@@ -91,7 +90,8 @@ class JsonlLogger:
             for record in [json.loads(line)]
         ]
         if not is_shared(path, entries, run):
-            replace(path, "".join(rewound(entries, kept_records(run, size_bytes), _line_of_record)))
+            lines = rewound(entries, kept_records(run, size_bytes), _line_of_record)
+            write_whole(path, "".join(lines).encode())
 
     def _close(self) -> None:
         if self._file is not None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar
 
 from attrs import frozen
 
-from codex_kernel import InputError, RunContext, sync_folder
+from codex_kernel import InputError, RunContext
 
 E = TypeVar("E")
 _TAIL_BYTES = 1 << 16
@@ -111,17 +110,3 @@ def is_shared(path: Path, entries: Sequence[Entry[E]], run: RunContext) -> bool:
         f"{run.folder / 'metrics.ndjson'} has each once"
     )
     return True
-
-
-def replace(path: Path, text: str) -> None:
-    """Put a text in place of a file, whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -39,6 +39,7 @@ from codex_torch.loop import fit, micro_batches
 from codex_torch.loss import CHUNK_TOKENS, chunked
 from codex_torch.optimizers import make_optimizers, state_numbers
 from codex_torch.recompute import layers_of, recomputing
+from codex_torch.silence import Silence
 
 if TYPE_CHECKING:
     from codex_torch.plugin import TorchTrainer
@@ -250,26 +251,13 @@ def _seconds_per_step(options: TorchTrainer, run: RunContext, parts: Parts) -> f
 
 
 @define(eq=False)
-class _StepTimes:
+class _StepTimes(Silence):
     """A reporter that keeps the time of each step and nothing else."""
 
     seconds: list[float] = field(init=False, factory=list)
 
     def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None:  # noqa: ARG002
         self.seconds.append(values["step_seconds"])
-
-    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None: ...
-
-    def event(self, name: str, **fields: Any) -> None: ...
-
-    def warning(self, message: str) -> None: ...
-
-    def checkpoint_saved(self, checkpoint: Checkpoint) -> None: ...
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 @frozen

@@ -5,20 +5,21 @@ One rule: a check works on a copy and leaves no trace; it says what it measured,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from attrs import frozen
 from torch import nn
 
-from codex_kernel import Checkpoint, Parts, PluginError, Probe, Progress, RunContext
+from codex_kernel import Parts, PluginError, Probe, RunContext
 from codex_torch import hardware, probe_data, probe_model, probe_training
 from codex_torch.estimate import undisturbed_torch
 from codex_torch.hardware import Hardware
 from codex_torch.probe_model import Rows, Subject
+from codex_torch.silence import Silence
 
 if TYPE_CHECKING:
     from codex_torch.plugin import TorchTrainer
@@ -65,7 +66,7 @@ def probe(options: TorchTrainer, run: RunContext, parts: Parts) -> Iterator[Prob
     yield probe_data.end_of_text(scan, tokenizer.eos_id)
 
     with undisturbed_torch():
-        where = hardware.choose(options.device, "fp32", options.threads, options.determinism, _Silence())
+        where = hardware.choose(options.device, "fp32", options.threads, options.determinism, Silence())
     with _as_in_the_run(where, options):
         subject = _subject(options, run, parts, where, scan.packed_sample)
         found = probe_data.vocabulary(scan, tokenizer, subject.vocabulary)
@@ -122,23 +123,3 @@ def _as_in_the_run(where: Hardware, options: TorchTrainer) -> Iterator[None]:
             if known := hardware.explain(error):
                 raise known from error
             raise
-
-
-@frozen
-class _Silence:
-    """A reporter that says nothing: nothing is run."""
-
-    def metrics(self, progress: Progress, values: Mapping[str, float], *, split: str = "train") -> None: ...
-
-    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None: ...
-
-    def event(self, name: str, **fields: Any) -> None: ...
-
-    def warning(self, message: str) -> None: ...
-
-    def checkpoint_saved(self, checkpoint: Checkpoint) -> None: ...
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
