@@ -133,6 +133,7 @@ def _act_at_forward(training: bool, at: int, act: str) -> None:
 
 def main() -> None:
     """Import, serve, and in a child run the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a command that it can interrupt
     requests, answers = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -154,6 +155,7 @@ def main() -> None:
         become(request)
         from codex_kernel.__main__ import main as codex
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         codex()
         code = 0
     except SystemExit as end:

@@ -84,7 +84,7 @@ def damage_and_resume(server, subject, workplace, file, kind):
     shutil.rmtree(workplace.folder)
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=SLOW)])
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=SLOW)])
 def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(server, stopped, tmp_path, every):
     """Every file of the newest checkpoint, damaged in every way: the run ends as if nothing had happened."""
     subject, halted = stopped

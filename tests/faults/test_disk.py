@@ -50,7 +50,7 @@ def fill_and_go_on(server, subject, workplace, fault):
     shutil.rmtree(workplace.folder)
 
 
-@pytest.mark.parametrize("every", [25, pytest.param(6, marks=SLOW)])
+@pytest.mark.parametrize("every", [40, pytest.param(6, marks=SLOW)])
 @pytest.mark.parametrize("save", ["middle", "last"])
 def test_a_disk_that_is_full_from_some_operation_on_costs_no_checkpoint(server, short, tmp_path, save, every):
     """No room to the end of the run: the last save fails and it ends with 6; with room again it goes on."""
@@ -88,7 +88,7 @@ def fail_once(server, subject, workplace, fault):
     shutil.rmtree(workplace.folder)
 
 
-@pytest.mark.parametrize("every", [20, pytest.param(5, marks=SLOW)])
+@pytest.mark.parametrize("every", [30, pytest.param(5, marks=SLOW)])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 def test_a_save_that_fails_once_is_left_out_and_said(server, short_full, tmp_path, code, every):
     """One failing operation in the middle of a run: it completes, counts the failed save, and has the same bits."""

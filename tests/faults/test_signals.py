@@ -19,7 +19,7 @@ from tests.faults.comparison import (
     strict_json,
 )
 from tests.faults.injection import CHECKPOINTS, Fault, save_of
-from tests.faults.subjects import EVALUATED_EVERY, SAVED_EVERY, forward_of
+from tests.faults.subjects import EVALUATED_EVERY, SAVED_EVERY, STEPS, forward_of
 from tests.faults.trials import SLOW, check_goes_on, sweep
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
@@ -82,19 +82,19 @@ def stop_at_random(server, subject, folder, seed):
     if (ended := command.wait(delay)) is None:
         command.signal(number)
         ended = command.ended()
-    assert "Traceback" not in ended.said, f"{what}: {ended.said}"
-    # Before codex listens the signal does what it does to any process; in its last instants the run is over anyway.
-    assert ended.code in {0, -number, 128 + number, 130}, f"{what}: exit {ended.code}: {ended.said}"
-    if ended.code > 0 and newest_step(workplace.run):
-        check_stopped(ended, workplace, number, what)
-    if ended.code:
-        check_goes_on(server, subject, workplace, what, stopped=True)
+    # Before codex listens, the signal does what it does to any process; at the end it may meet the interpreter's exit.
+    if newest_step(workplace.run) == STEPS and ended.code in {0, -number}:
+        check_goes_on(server, subject, workplace, what)
     else:
-        check_same(subject, workplace.run, what)
+        assert ended.code in {-number, 128 + number}, f"{what}: exit {ended.code}: {ended.said}"
+        assert "Traceback" not in ended.said, f"{what}: {ended.said}"
+        if ended.code > 0 and newest_step(workplace.run):
+            check_stopped(ended, workplace, number, what)
+        check_goes_on(server, subject, workplace, what, stopped=True)
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("trials", [6, pytest.param(40, marks=SLOW)])
+@pytest.mark.parametrize("trials", [4, pytest.param(40, marks=SLOW)])
 def test_a_signal_at_a_random_time_loses_nothing(server, subject, tmp_path, trials):
     """Whichever signal, whenever: the run says how it ended, and is resumed to the same bits."""
     first = secrets.randbelow(10**6)
