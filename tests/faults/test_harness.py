@@ -15,11 +15,11 @@ from tests.faults.comparison import check_same, checkpoints, differences
 from tests.faults.subjects import SAVED_EVERY
 
 
-def test_a_forked_command_gives_the_bits_of_a_process_of_its_own(subject, tmp_path):
+def test_a_forked_command_gives_the_bits_of_a_process_of_its_own(full, tmp_path):
     """`python -m codex_kernel`, started afresh, writes what the forked reference wrote."""
-    workplace = subject.workplace(tmp_path / "work")
+    workplace = full.workplace(tmp_path / "work")
     done = subprocess.run(
-        [sys.executable, "-m", "codex_kernel", *subject.arguments()],
+        [sys.executable, "-m", "codex_kernel", *full.arguments()],
         cwd=workplace.folder,
         env=workplace.environment(),
         capture_output=True,
@@ -27,7 +27,7 @@ def test_a_forked_command_gives_the_bits_of_a_process_of_its_own(subject, tmp_pa
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    check_same(subject, workplace.run)
+    check_same(full, workplace.run)
 
 
 def final(path):
