@@ -6,6 +6,7 @@ through `/proc`.
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
+
+
+@functools.cache
+def are_allowed() -> bool:
+    """Say whether this system lets a user make namespaces of their own; many containers do not."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 @frozen

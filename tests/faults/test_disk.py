@@ -19,7 +19,7 @@ from tests.faults.comparison import (
     tree,
 )
 from tests.faults.injection import CHECKPOINTS, Fault, numbered, save_of, step_of
-from tests.faults.mounts import own_mounts
+from tests.faults.mounts import are_allowed, own_mounts
 from tests.faults.subjects import SHORT_SAVES
 from tests.faults.trials import SLOW, check_goes_on, some, stopped_after, sweep
 
@@ -27,6 +27,12 @@ STORAGE = 6
 TAKING_ROOM = {"mkdir", "open", "write"}
 RECORDS = "metrics.ndjson"
 STOPPED_AFTER = 14
+
+
+needs_mounts = pytest.mark.skipif(
+    not are_allowed(),
+    reason="this system allows no mounts of one's own; the shim makes the same faults everywhere",
+)
 
 
 def check_said(ended, workplace, what):
@@ -139,6 +145,7 @@ def test_a_limit_on_the_size_of_files_costs_no_checkpoint(server, subject, stopp
     check_goes_on(server, subject, stopped, "after the limit", stopped=True)
 
 
+@needs_mounts
 def test_a_file_system_that_is_too_small_costs_no_checkpoint(server, full, tmp_path):
     """A real one, with room for two checkpoints: exit 6; grown, the run goes on to the same bits."""
     workplace = full.workplace(tmp_path / "work")
@@ -156,6 +163,7 @@ def test_a_file_system_that_is_too_small_costs_no_checkpoint(server, full, tmp_p
         check_same(full, run, stopped=True)
 
 
+@needs_mounts
 def test_a_read_only_folder_ends_the_run_before_it_trains_and_stays_as_it_is(server, subject, stopped):
     """Exit 6 and not a byte changed, also where the folder of a new run cannot be made; writable again, it goes on."""
     before = tree(stopped.run)
