@@ -184,7 +184,8 @@ class _Execution:
         run = _context(self.plan, self.folder, self.cache, reporter, self.stop, self.allowed)
         reporter.start(run)
         try:
-            result = self._train(run, reporter)
+            with self.stop.insisting():
+                result = self._train(run, reporter)
             reporter.settle()
             outcome = _ended(result, time.monotonic() - began, reporter)
             self._finish(reporter, outcome)

@@ -44,14 +44,27 @@ class SignalStop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def insisting(self) -> Iterator[None]:
+        """Let a stop that came before the first step end the block, whatever a library has made of its exception."""
+        try:
+            yield
+        except Exception as error:
+            if self.signal_number is None or self.deferring or isinstance(error, StoppedError):
+                raise
+            raise self._stopped(self.signal_number) from error
+
+    def _stopped(self, number: int) -> StoppedError:
+        text = f"stopped by {signal.Signals(number).name} before the first step"
+        return StoppedError(text, signal_number=number, remedy=self.remedy)
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.signal_number is not None:
             os._exit(128 + number)  # asked twice: no clean-up, the checkpoints on disk are whole
         self.signal_number = number
         if not self.deferring:
-            text = f"stopped by {name} before the first step"
-            raise StoppedError(text, signal_number=number, remedy=self.remedy)
+            raise self._stopped(number)
         # os.write, since a signal handler must not wait for a lock that the interrupted code may hold.
         with suppress(OSError):  # the terminal may be what has gone
             os.write(2, f"\n{name}: finishing the step and saving; once more stops at once\n".encode())

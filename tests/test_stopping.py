@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from codex_kernel.errors import StoppedError
 from codex_kernel.stopping import SIGNALS, SignalStop
 from tests.command import Workplace, toy_workplace
 
@@ -82,3 +83,22 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_library_that_takes_the_stop_for_an_error_of_its_own_does_not_hide_it():
+    """Before the first step a signal ends the run as such; later, and without one, an error is what it is."""
+    stop = SignalStop()
+    with (
+        stop.listening(),
+        pytest.raises(StoppedError, match="SIGTERM before the first step") as caught,
+        stop.insisting(),
+    ):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:
+            raise ValueError(f"this configuration is refused: {error}") from error
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    for quiet in (SignalStop(), stop):
+        quiet.deferring = quiet is stop
+        with pytest.raises(ValueError, match="another"), quiet.insisting():
+            raise ValueError("another")

@@ -87,11 +87,13 @@ class Command:
         return ended
 
     def _printed(self, stream: str) -> str:
-        return self.place.with_suffix(stream).read_text(errors="replace")
+        # A process that was killed at once has not come to open it.
+        file = self.place.with_suffix(stream)
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def said_so_far(self) -> str:
         """Return what it has printed on standard error, also while it goes on."""
-        return self._printed(".err") if self.place.with_suffix(".err").exists() else ""
+        return self._printed(".err")
 
     def is_halted(self) -> bool:
         """Say whether it has been stopped by SIGSTOP."""
