@@ -85,20 +85,27 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def misunderstood() -> None:
+    """Get a signal in a library that takes what it raises for an error of its own."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except Exception as error:
+        raise ValueError(f"this configuration is refused: {error}") from error
+
+
+def failing() -> None:
+    """Fail by itself."""
+    raise ValueError("another")
+
+
 def test_a_library_that_takes_the_stop_for_an_error_of_its_own_does_not_hide_it():
     """Before the first step a signal ends the run as such; later, and without one, an error is what it is."""
     stop = SignalStop()
-    with (
-        stop.listening(),
-        pytest.raises(StoppedError, match="SIGTERM before the first step") as caught,
-        stop.insisting(),
-    ):
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        except Exception as error:
-            raise ValueError(f"this configuration is refused: {error}") from error
+    expected = pytest.raises(StoppedError, match="SIGTERM before the first step")
+    with expected as caught, stop.listening(), stop.insisting():
+        misunderstood()
     assert caught.value.exit_code == 128 + signal.SIGTERM
     for quiet in (SignalStop(), stop):
         quiet.deferring = quiet is stop
         with pytest.raises(ValueError, match="another"), quiet.insisting():
-            raise ValueError("another")
+            failing()
