@@ -30,7 +30,6 @@ from codex_kernel.interfaces import (
     Checkpointer,
     Damaged,
     Reporter,
-    RunContext,
 )
 from codex_kernel.manifest import load
 from codex_kernel.option_types import did_you_mean
@@ -71,16 +70,7 @@ def opened(folder: RunFolder, cache: Path, report: Reporter, *, read_only: bool 
     chosen = choose(section, Catalog.scan(), problems) if section else None
     if chosen is None:
         raise ManifestError(problems)
-    run = RunContext(
-        run_id=folder.run_id,
-        name=folder.name,
-        seed=manifest.seed,
-        folder=folder.path,
-        cache=cache,
-        base=folder.base,
-        report=report,
-        stop=NeverStop(),
-    )
+    run = folder.context(manifest.seed, cache, report, NeverStop(), frozenset())
     hooks = Hooks()
     hooks.register(chosen.plugin, str(chosen.entry))
     checkpointer = hooks.checkpointer(run, folder.checkpoints, read_only=read_only)

@@ -10,7 +10,7 @@ from pathlib import Path
 from codex_kernel.build import build_tokenizer
 from codex_kernel.errors import NoCheckpointError
 from codex_kernel.foretell import NeverStop
-from codex_kernel.interfaces import GenerateRequest, Reporter, RunContext, TextPieces
+from codex_kernel.interfaces import GenerateRequest, Reporter, TextPieces
 from codex_kernel.plan import Plan
 from codex_kernel.runfolder import RunFolder
 
@@ -20,16 +20,7 @@ def generate(
 ) -> TextPieces:
     """Return the continuation of the prompt by the run's newest whole checkpoint, piece by piece."""
     hooks = plan.hooks()  # no preflight: the data is not needed, and may be gone
-    run = RunContext(
-        run_id=folder.run_id,
-        name=folder.name,
-        seed=plan.seed,
-        folder=folder.path,
-        cache=cache,
-        base=folder.base,
-        report=report,
-        stop=NeverStop(),
-    )
+    run = folder.context(plan.seed, cache, report, NeverStop(), frozenset())
     checkpointer = hooks.checkpointer(run, folder.checkpoints, read_only=True)
     try:
         # The checkpoint first: it is quick to find out that there is none.

@@ -111,7 +111,7 @@ def has_saved(plan: Plan, folder: RunFolder, cache: Path, report: Reporter) -> b
     """Say whether a run has ever had a checkpoint, be it one that is damaged or gone now; changes nothing."""
     if any(event["event"] == "checkpoint_saved" for event in _events(folder)):
         return True
-    run = _context(plan, folder, cache, report, SignalStop(), frozenset())
+    run = folder.context(plan.seed, cache, report, SignalStop(), frozenset())
     checkpointer = plan.hooks().checkpointer(run, folder.checkpoints, read_only=True)
     try:
         if isinstance(checkpointer, CheckpointArchive):
@@ -127,22 +127,6 @@ def _events(folder: RunFolder) -> list[dict[str, Any]]:
         return list(metrics.read(folder.events))
     except OSError as error:
         raise StorageError(f"cannot read {folder.events}: {error.strerror or error}") from error
-
-
-def _context(  # noqa: PLR0913 - what a run knows of itself
-    plan: Plan, folder: RunFolder, cache: Path, report: Reporter, stop: SignalStop, allowed: frozenset[str]
-) -> RunContext:
-    return RunContext(
-        run_id=folder.run_id,
-        name=folder.name,
-        seed=plan.seed,
-        folder=folder.path,
-        cache=cache,
-        base=folder.base,
-        report=report,
-        stop=stop,
-        allowed_changes=allowed,
-    )
 
 
 def _resolved(plan: Plan) -> bytes:
@@ -181,7 +165,7 @@ class _Execution:
             NdjsonFile(self.folder.events),
         )
         reporter.on_going = lambda: self._go_on(reporter)
-        run = _context(self.plan, self.folder, self.cache, reporter, self.stop, self.allowed)
+        run = self.folder.context(self.plan.seed, self.cache, reporter, self.stop, self.allowed)
         reporter.start(run)
         try:
             with self.stop.insisting():

@@ -39,6 +39,7 @@ from attrs import frozen
 
 from codex_kernel.durable import make_folder, storage_errors, sync_folder, write_json
 from codex_kernel.errors import InputError, LockedError
+from codex_kernel.interfaces import Reporter, RunContext, StopRequest
 
 SCHEMA = 1
 LOCK = "run.lock"
@@ -111,6 +112,22 @@ class RunFolder:
     def outcome(self) -> Path:
         """How the run ended."""
         return self.path / "outcome.json"
+
+    def context(
+        self, seed: int, cache: Path, report: Reporter, stop: StopRequest, allowed: frozenset[str]
+    ) -> RunContext:
+        """Return the run as its hooks are told of it."""
+        return RunContext(
+            run_id=self.run_id,
+            name=self.name,
+            seed=seed,
+            folder=self.path,
+            cache=cache,
+            base=self.base,
+            report=report,
+            stop=stop,
+            allowed_changes=allowed,
+        )
 
     def begun(self) -> Path:
         """Return the resolved manifest; raise InputError where the run never got as far as writing it."""
