@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from codex_kernel.errors import StorageError as StorageError
     from codex_kernel.hookspecs import hookimpl as hookimpl
     from codex_kernel.interfaces import IGNORE_INDEX as IGNORE_INDEX
+    from codex_kernel.interfaces import BadRecord as BadRecord
     from codex_kernel.interfaces import Batch as Batch
+    from codex_kernel.interfaces import BatchDecoder as BatchDecoder
     from codex_kernel.interfaces import BatchTokenizer as BatchTokenizer
     from codex_kernel.interfaces import Blocks as Blocks
+    from codex_kernel.interfaces import ChatIds as ChatIds
+    from codex_kernel.interfaces import ChatTokenizer as ChatTokenizer
     from codex_kernel.interfaces import Checkpoint as Checkpoint
     from codex_kernel.interfaces import CheckpointArchive as CheckpointArchive
     from codex_kernel.interfaces import Checkpointer as Checkpointer
     from codex_kernel.interfaces import CheckpointState as CheckpointState
+    from codex_kernel.interfaces import Cleaned as Cleaned
+    from codex_kernel.interfaces import Cleaner as Cleaner
     from codex_kernel.interfaces import CorpusText as CorpusText
     from codex_kernel.interfaces import Damaged as Damaged
     from codex_kernel.interfaces import Data as Data
@@ -38,7 +44,9 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import Evaluation as Evaluation
     from codex_kernel.interfaces import GenerateRequest as GenerateRequest
     from codex_kernel.interfaces import HiddenStates as HiddenStates
+    from codex_kernel.interfaces import Message as Message
     from codex_kernel.interfaces import Model as Model
+    from codex_kernel.interfaces import OffsetTokenizer as OffsetTokenizer
     from codex_kernel.interfaces import Outcome as Outcome
     from codex_kernel.interfaces import Parts as Parts
     from codex_kernel.interfaces import PretrainedFormat as PretrainedFormat
@@ -48,9 +56,11 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import Reporter as Reporter
     from codex_kernel.interfaces import RunContext as RunContext
     from codex_kernel.interfaces import SavedTokenizer as SavedTokenizer
+    from codex_kernel.interfaces import SpecialTokens as SpecialTokens
     from codex_kernel.interfaces import StopRequest as StopRequest
     from codex_kernel.interfaces import TextPieces as TextPieces
     from codex_kernel.interfaces import Tokenizer as Tokenizer
+    from codex_kernel.interfaces import TrainedTokenizer as TrainedTokenizer
     from codex_kernel.interfaces import Trainer as Trainer
     from codex_kernel.interfaces import TrainResult as TrainResult
     from codex_kernel.options import Secret as Secret
@@ -63,10 +73,11 @@ _HOMES = {
     "errors": ("CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"),
     "hookspecs": "hookimpl",
     "interfaces": (
-        "IGNORE_INDEX Batch BatchTokenizer Blocks Checkpoint CheckpointArchive Checkpointer CheckpointState CorpusText "
-        "Damaged Data Document Estimate Estimates EvaluateOptions Evaluation GenerateRequest HiddenStates Model "
-        "Outcome Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer StopRequest "
-        "TextPieces Tokenizer Trainer TrainResult"
+        "IGNORE_INDEX BadRecord Batch BatchDecoder BatchTokenizer Blocks ChatIds ChatTokenizer Checkpoint "
+        "CheckpointArchive Checkpointer CheckpointState Cleaned Cleaner CorpusText Damaged Data Document Estimate "
+        "Estimates EvaluateOptions Evaluation GenerateRequest HiddenStates Message Model OffsetTokenizer Outcome "
+        "Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer SpecialTokens StopRequest "
+        "TextPieces Tokenizer TrainedTokenizer Trainer TrainResult"
     ),
     "options": "Secret option",
     "retention": "KeepBest retained_steps",

@@ -17,6 +17,7 @@ from codex_kernel.errors import PluginError
 
 GROUPS = {
     "dataset": "codex.datasets",
+    "cleaner": "codex.cleaners",
     "tokenizer": "codex.tokenizers",
     "model": "codex.models",
     "adapter": "codex.adapters",

@@ -30,7 +30,8 @@ ABSENT: Any = NOTHING
 """In place of a value that a manifest does not have."""
 
 _LISTS = {
-    ".".join(steps): kind for steps, kind in zip(SECTION_LISTS, ("adapter", "logger", "metric"), strict=True)
+    ".".join(steps): kind
+    for steps, kind in zip(SECTION_LISTS, ("cleaner", "adapter", "logger", "metric"), strict=True)
 }
 _OTHER_OPTIONS: dict[str, OnResume] = {"model": "curve", "adapter": "curve", "trainer": "curve"}
 _OTHER_PLUGIN: dict[str, OnResume] = {

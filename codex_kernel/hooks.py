@@ -18,9 +18,11 @@ from attrs import define, field, frozen
 from codex_kernel import hookspecs
 from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.interfaces import (
+    BadRecord,
     Checkpoint,
     Checkpointer,
     CheckpointState,
+    Cleaner,
     CorpusText,
     Document,
     Evaluation,
@@ -118,9 +120,15 @@ class Hooks:
                 answers.append((impl.plugin, changes))
         return answers
 
-    def dataset(self, run: RunContext) -> Iterable[Document]:
+    def dataset(self, run: RunContext) -> Iterable[Document | BadRecord]:
         """Return the documents."""
         return self._provide("codex_dataset", run=run)  # type: ignore[no-any-return] # pluggy is untyped
+
+    def cleaners(self, run: RunContext) -> list[tuple[object, Cleaner]]:
+        """Return (plugin, cleaning step), each step anew, in the order of the manifest."""
+        impls = reversed(self._pm.hook.codex_cleaner.get_hookimpls())
+        made = ((impl.plugin, self._call(impl, {"run": run}, lambda answer: answer)) for impl in impls)
+        return [(plugin, cleaner) for plugin, cleaner in made if cleaner is not None]
 
     def tokenizer(self, run: RunContext, corpus: CorpusText | None, saved: Path | None) -> Tokenizer:
         """Return the tokenizer."""

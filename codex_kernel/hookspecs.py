@@ -17,9 +17,11 @@ from pathlib import Path
 import pluggy
 
 from codex_kernel.interfaces import (
+    BadRecord,
     Checkpoint,
     Checkpointer,
     CheckpointState,
+    Cleaner,
     CorpusText,
     Document,
     Evaluation,
@@ -74,11 +76,25 @@ class DatasetSpecs:
     """`dataset:` of the manifest; entry-point group `codex.datasets`."""
 
     @hookspec(firstresult=True)
-    def codex_dataset(self, run: RunContext) -> Iterable[Document] | None:
+    def codex_dataset(self, run: RunContext) -> Iterable[Document | BadRecord] | None:
         """Give the documents: first of all providers, on every rank.
 
-        Returns an iterable that can be gone through more than once and gives the same documents in the same order;
+        Returns an iterable that can be gone through more than once and gives the same documents in the same order; a
+        record that cannot be read is given as a BadRecord in its place, for the kernel to refuse or to count.
         None: this plugin has none (another one may answer).
+        """
+
+
+class CleanerSpecs:
+    """`cleaners:` of the manifest; entry-point group `codex.cleaners`."""
+
+    @hookspec
+    def codex_cleaner(self, run: RunContext) -> Cleaner | None:
+        """Give a cleaning step, anew for each pass over the documents; after the dataset, on every rank.
+
+        The steps of a manifest are asked in its order, each for every document that those before it have kept. A step
+        that reads files of its own (an evaluation set) gives an object with `fingerprint()`, a hex digest of them: the
+        documents are cleaned anew when it changes. Returns None where its options leave nothing to do.
         """
 
 
@@ -233,6 +249,7 @@ class LoggerSpecs:
 
 PROVIDERS = (
     "codex_dataset",
+    "codex_cleaner",
     "codex_tokenizer",
     "codex_model",
     "codex_checkpointer",
@@ -243,6 +260,7 @@ SPECS = (
     PreflightSpecs,
     RehearsalSpecs,
     DatasetSpecs,
+    CleanerSpecs,
     TokenizerSpecs,
     ModelSpecs,
     CheckpointerSpecs,

@@ -18,6 +18,7 @@ from codex_kernel.errors import PluginError
 
 HOOK_OF_KIND = {
     "dataset": "codex_dataset",
+    "cleaner": "codex_cleaner",
     "tokenizer": "codex_tokenizer",
     "model": "codex_model",
     "adapter": "codex_model",

@@ -78,14 +78,15 @@ class Evaluate:
 class Manifest:
     """A whole manifest, its overrides applied, its plugins not yet looked for.
 
-    Without problems, only `adapters` and `loggers` may be empty; a field is None where its section is missing or wrong,
-    which then is among the problems. `root` is the tree it was made from, `text` the file as it was
+    Without problems, only `cleaners`, `adapters` and `loggers` may be empty; a field is None where its section is
+    missing or wrong, which then is among the problems. `root` is the tree it was made from, `text` the file as it was
     read, without overrides.
     """
 
     name: str | None
     seed: int
     dataset: Section | None
+    cleaners: tuple[Section, ...]
     tokenizer: Section | None
     model: Section | None
     adapters: tuple[Section, ...]
@@ -99,8 +100,9 @@ class Manifest:
 
     def sections(self) -> Iterator[Section]:
         """Yield the plugins, in the order in which a run calls for them."""
-        single = (self.dataset, self.tokenizer, self.model)
-        yield from (section for section in single if section)
+        yield from (self.dataset,) if self.dataset else ()
+        yield from self.cleaners
+        yield from (section for section in (self.tokenizer, self.model) if section)
         yield from self.adapters
         yield from (section for section in (self.checkpointer, self.trainer) if section)
         yield from self.evaluate.metrics if self.evaluate else ()
@@ -189,7 +191,7 @@ class LoggerOptions:
     )
 
 
-_LIST_KINDS = {"adapters": "adapter", "loggers": "logger"}
+_LIST_KINDS = {"cleaners": "cleaner", "adapters": "adapter", "loggers": "logger"}
 _KEYS = (*SECTIONS, *_LIST_KINDS, "data", "evaluate")
 
 
@@ -208,6 +210,7 @@ def parse(root: Node, problems: list[Problem], text: bytes = b"") -> Manifest:
         name=run.name if run else None,
         seed=run.seed if run else 17,
         **{kind: _single_section(root, kind, problems) for kind in SECTIONS},
+        cleaners=lists["cleaners"],
         adapters=lists["adapters"],
         data=structure(DataOptions, _child(root, "data") or Node({}, root.where), "$.data", problems),
         loggers=loggers,
@@ -226,6 +229,7 @@ def as_mapping(manifest: Manifest, resolved: Mapping[str, Mapping[str, Any]]) ->
         "name": manifest.name,
         "seed": manifest.seed,
         "dataset": single["dataset"],
+        "cleaners": [resolved[section.path] for section in manifest.cleaners],
         "tokenizer": single["tokenizer"],
         "model": single["model"],
         "adapters": [resolved[section.path] for section in manifest.adapters],

@@ -17,7 +17,7 @@ from codex_kernel.yaml_reader import MAX_DEPTH, Node, child_path, read_file, rea
 
 SECTIONS = ("dataset", "tokenizer", "model", "trainer", "checkpointer")
 """The keys that name one plugin each."""
-SECTION_LISTS = (("adapters",), ("loggers",), ("evaluate", "metrics"))
+SECTION_LISTS = (("cleaners",), ("adapters",), ("loggers",), ("evaluate", "metrics"))
 """Where lists of plugins stand."""
 KERNEL_KEYS = ("type", "on_error")
 """The keys of a plugin's section that are the kernel's; all others are the plugin's options."""

@@ -59,12 +59,15 @@ class Plan:
     def hooks(self) -> Hooks:
         """Register the plugins, in an order that pluggy's last-in-first-out turns into ours.
 
-        An adapter wraps the model and the adapters before it; loggers are called in the order of the manifest.
+        An adapter wraps the model and the adapters before it; cleaners and loggers are called in the order of the
+        manifest.
         """
         hooks = Hooks()
         for kind in ("trainer", "model", "adapter", "checkpointer", "tokenizer", "dataset", "metric"):
             for chosen in self.of_kind(kind):
                 hooks.register(chosen.plugin, str(chosen.entry))
+        for chosen in reversed(self.of_kind("cleaner")):
+            hooks.register(chosen.plugin, str(chosen.entry))
         for chosen in reversed(self.of_kind("logger")):
             fails = chosen.section.on_error == "fail"
             hooks.register(chosen.plugin, str(chosen.entry), fail_with_run=fails)

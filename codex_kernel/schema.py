@@ -58,7 +58,7 @@ def manifest_schema(plugins: Mapping[str, Mapping[str, type | None]]) -> Schema:
         "metric", "What is derived from an evaluation.", DEFAULT_METRICS
     )
     checkpointer = {**_ref("checkpointer"), "default": DEFAULT_CHECKPOINTER}
-    kinds = (*SECTIONS, "adapter", "logger", "metric")
+    kinds = (*SECTIONS, "cleaner", "adapter", "logger", "metric")
     return {
         "$schema": DIALECT,
         "title": "codex manifest",
@@ -68,6 +68,7 @@ def manifest_schema(plugins: Mapping[str, Mapping[str, type | None]]) -> Schema:
             "name": {**run["name"], "pattern": f"^{RUN_NAME.pattern}$"},
             "seed": run["seed"],
             "dataset": _ref("dataset"),
+            "cleaners": _list_of("cleaner", "Cleaning steps, in the order in which documents pass them.", ()),
             "tokenizer": _ref("tokenizer"),
             "model": _ref("model"),
             "adapters": _list_of("adapter", "Changes to the model, the last one outermost.", ()),

@@ -5,7 +5,7 @@ One rule: nothing here knows of a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,17 +16,70 @@ IGNORE_INDEX = -100
 
 
 @frozen
+class Message:
+    """One turn of a conversation.
+
+    `role` is a word the chat template knows (`system`, `user`, `assistant`). `trained` False: an assistant's turn that
+    is only read.
+    """
+
+    role: str
+    content: str
+    trained: bool = True
+
+
+@frozen
 class Document:
-    """One document of a dataset.
+    """One document of a dataset: a text, a text after a prompt, or a conversation.
 
     `id` names it uniquely (a path, `file:line`); documents with the same `group` never fall into different splits.
-    `text` is trained; `prompt` stands before it and is only read. An end-of-text token follows the text.
+    `text` is trained; `prompt` stands before it and is only read; an end-of-text token follows the text. `messages` are
+    a conversation, and then there is no text and no prompt: the tokenizer's chat template makes tokens of it, and of
+    those the assistant's are trained. `language` is a programming language in lower case (`python`); empty: not known.
+    `source` names the part of a mixture that the document is from; empty: there is one part only.
     """
 
     id: str
     group: str
-    text: str
+    text: str = ""
     prompt: str = ""
+    messages: tuple[Message, ...] = ()
+    language: str = ""
+    source: str = ""
+
+
+@frozen
+class BadRecord:
+    """What a dataset gives in the place of a document that it cannot read; the manifest says how many are bearable.
+
+    `where` is `file:line`, `problem` one sentence: what was expected, what was got. `remedy` None: nothing to advise.
+    """
+
+    where: str
+    problem: str
+    remedy: str | None = None
+
+
+@frozen
+class Cleaned:
+    """What a cleaning step made of a document.
+
+    `document` is the same one, a changed one with the same `id` and `group`, or None: dropped. `counts` says why, in
+    the step's own fixed words (`redacted aws-access-key`: 2, `licence header`: 1); they are summed in `data.json`.
+    """
+
+    document: Document | None
+    counts: Mapping[str, int] = {}
+
+
+class Cleaner(Protocol):
+    """A cleaning step, made anew for each pass over the documents, which it is given in their order.
+
+    What it answers depends on its options and the documents so far alone: never on time, machine or random state.
+    """
+
+    def clean(self, document: Document) -> Cleaned:
+        """Keep, change or drop one document."""
 
 
 @frozen(eq=False)
@@ -115,7 +168,63 @@ class BatchTokenizer(Protocol):
     """A tokenizer that encodes many texts at once (on its library's own threads)."""
 
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return `[encode(text) for text in texts]`, faster."""
+        """Return `[encode(text) for text in texts]`, faster; each is a sequence of integers or an integer array."""
+
+
+@runtime_checkable
+class BatchDecoder(Protocol):
+    """A tokenizer that decodes many sequences at once."""
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> Sequence[str]:
+        """Return `[decode(ids) for ids in sequences]`, faster."""
+
+
+@runtime_checkable
+class OffsetTokenizer(Protocol):
+    """A tokenizer that knows where in the text each token lies."""
+
+    def encode_with_offsets(self, text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the ids of `encode(text)`, and for each the characters [start, end) of the text that it covers.
+
+        Tokens that share a character (the bytes of an emoji) each cover all of it.
+        """
+
+
+@runtime_checkable
+class SpecialTokens(Protocol):
+    """A tokenizer that says what its special tokens are called."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Text → id of every special token; none of them is ever in `encode(text)`, and `decode` leaves them out."""
+
+    @property
+    def pad_id(self) -> int | None:
+        """The token that stands for no text at all in a padded batch; None: the vocabulary has none."""
+
+
+@frozen(eq=False)
+class ChatIds:
+    """A conversation as tokens: `ids` and `trained`, which says of each id whether it is trained, have one length.
+
+    `text_bytes` counts the UTF-8 bytes of the text that the trained ids stand for.
+    """
+
+    ids: Sequence[int]
+    trained: Sequence[bool]
+    text_bytes: int
+
+
+@runtime_checkable
+class ChatTokenizer(Protocol):
+    """A tokenizer that makes tokens of conversations, by its chat template."""
+
+    def encode_chats(self, conversations: Sequence[Sequence[Message]]) -> Sequence[ChatIds]:
+        """Render and encode each conversation, special tokens of the template included.
+
+        Trained are the assistant's turns and the token that ends each of them; never what a user's text merely spells.
+        Raises InputError where there is no template, or where it fails or changes what was said.
+        """
 
 
 @runtime_checkable
@@ -129,7 +238,19 @@ class SavedTokenizer(Protocol):
         """Write the files from which the same plugin makes an equal tokenizer; `folder` exists and is empty."""
 
     def fingerprint(self) -> str:
-        """Hex digest of all that decides which ids a text gets: vocabulary, merges, normaliser, specials."""
+        """Hex digest of all that decides which ids a text gets.
+
+        Vocabulary, merges, normaliser, pre-tokeniser, decoder, special tokens, chat template.
+        """
+
+
+@runtime_checkable
+class TrainedTokenizer(SavedTokenizer, Protocol):
+    """A saved tokenizer that says whether its corpus and options alone decide it: then the cache may keep it."""
+
+    @property
+    def trained(self) -> bool:
+        """True where it was trained on the corpus of this run, and read no file."""
 
 
 CorpusText = Iterable[str]

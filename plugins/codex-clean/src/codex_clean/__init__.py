@@ -1,0 +1,1 @@
+"""Cleaning steps for training data."""
