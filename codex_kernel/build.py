@@ -5,15 +5,21 @@ One rule: every part is built from the plan and the parts before it, and from no
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
-from codex_kernel.data.build import build
+from codex_kernel.data import kept
+from codex_kernel.data.build import build, reopen
+from codex_kernel.data.clean import CleaningStep
+from codex_kernel.data.corpus import Corpus
 from codex_kernel.data.encode import default_fingerprint
-from codex_kernel.data.select import train_texts
+from codex_kernel.data.kept import DamagedError, FileFacts
 from codex_kernel.data.store import TokenData
 from codex_kernel.durable import storage_errors, sync_folder, sync_tree
 from codex_kernel.errors import InputError
@@ -24,8 +30,12 @@ from codex_kernel.interfaces import (
     RunContext,
     SavedTokenizer,
     Tokenizer,
+    TrainedTokenizer,
 )
 from codex_kernel.plan import Plan
+
+TOKENIZERS = "tokenizers"
+_TOKENIZER_FORMAT = 1
 
 
 @frozen(eq=False)
@@ -36,44 +46,97 @@ class Source:
     tokenizer_fingerprint: str
     data: TokenData
 
+    def report(self) -> dict[str, Any]:
+        """Return what `data.json` holds."""
+        saved = isinstance(self.tokenizer, SavedTokenizer)
+        return {"schema": 1, **self.data.report, "tokenizer_saved": saved}
 
-def build_source(plan: Plan, hooks: Hooks, run: RunContext, saved: Path) -> Source:
+
+def build_source(
+    plan: Plan, hooks: Hooks, run: RunContext, saved: Path, before: Mapping[str, Any] | None = None
+) -> Source:
     """Read the documents, train or load the tokenizer, and encode.
 
     saved: where the tokenizer's files are, or will be; a run that goes on finds them there.
+    before: what `data.json` says of a run that goes on with the same dataset and options: then its tokens are opened by
+        their key, whatever became of the files that they were made of; None: the dataset is read.
     """
-    options, seed = plan.data, plan.seed
-    documents = hooks.dataset(run)
-    corpus = train_texts(documents, options, seed=seed)
-    tokenizer = build_tokenizer(hooks, run, corpus, saved)
+    if before is not None and (source := _of_before(plan, hooks, run, saved, before)):
+        return source
+    corpus = build_corpus(plan, hooks, run)
+    tokenizer = build_tokenizer(plan, hooks, run, corpus, saved)
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
-    data = build(
-        documents,
-        tokenizer,
-        options,
-        seed=seed,
+    return Source(tokenizer, fingerprint, build(corpus, tokenizer, tokenizer_fingerprint=fingerprint))
+
+
+def build_corpus(plan: Plan, hooks: Hooks, run: RunContext) -> Corpus:
+    """Read the dataset once, and return its cleaned documents, which are made when they are needed."""
+    return Corpus.of(
+        hooks.dataset(run),
+        plan.data,
+        seed=plan.seed,
+        make_steps=lambda: _cleaning_steps(plan, hooks, run),
         cache=run.cache,
-        tokenizer_fingerprint=fingerprint,
         report=run.report,
     )
-    return Source(tokenizer, fingerprint, data)
 
 
-def build_tokenizer(hooks: Hooks, run: RunContext, corpus: Iterable[str] | None, saved: Path) -> Tokenizer:
-    """Load the run's tokenizer where it was saved before; else make it, and save it with the run."""
+def _of_before(
+    plan: Plan, hooks: Hooks, run: RunContext, saved: Path, before: Mapping[str, Any]
+) -> Source | None:
+    """Open what a run had before; None where the tokens are gone or damaged."""
+    if before.get("tokenizer_saved", True) and not saved.is_dir():
+        return None
+    tokenizer = load_tokenizer(hooks, run, saved)
+    fingerprint = tokenizer_fingerprint(plan, tokenizer)
+    _refuse_another("tokenizer", before["tokenizer"], fingerprint)
+    data = reopen(run.cache, before["key"], run.report)
+    return None if data is None else Source(tokenizer, fingerprint, data)
+
+
+def _cleaning_steps(plan: Plan, hooks: Hooks, run: RunContext) -> list[CleaningStep]:
+    """Make the cleaning steps of a pass, each with all that decides what it does."""
+    chosen = {id(one.plugin): one for one in plan.of_kind("cleaner")}
+    steps = []
+    for plugin, cleaner in hooks.cleaners(run):
+        section = chosen[id(plugin)]
+        files = getattr(cleaner, "fingerprint", None)
+        description = [
+            section.entry.distribution,
+            section.entry.version,
+            section.resolved(),
+            files() if files else "",
+        ]
+        steps.append(CleaningStep(section.section.type, json.dumps(description, sort_keys=True), cleaner))
+    return steps
+
+
+# ── tokenizer ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def build_tokenizer(plan: Plan, hooks: Hooks, run: RunContext, corpus: Corpus, saved: Path) -> Tokenizer:
+    """Load the run's tokenizer where it was saved before; else make it, and save it with the run.
+
+    One that the corpus and its options alone decide is kept in the cache too, and taken from there.
+    """
     if saved.is_dir():
-        return hooks.tokenizer(run, corpus, saved)
-    tokenizer = hooks.tokenizer(run, corpus, None)
-    if isinstance(tokenizer, SavedTokenizer):
-        temporary = saved.with_name(f".tmp-{saved.name}")
-        with storage_errors(saved):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            tokenizer.save(temporary)
-            sync_tree(temporary)
-            temporary.rename(saved)
-            sync_folder(saved.parent)
+        return hooks.tokenizer(run, corpus.texts(), saved)
+    folder = run.cache / TOKENIZERS / _tokenizer_key(plan, corpus)
+    with kept.locked(folder):
+        if _copy_kept(folder, saved, run):
+            run.report.event("tokenizer_reused", key=folder.name)
+            return hooks.tokenizer(run, corpus.texts(), saved)
+        tokenizer = hooks.tokenizer(run, corpus.texts(), None)
+        if isinstance(tokenizer, SavedTokenizer):
+            _save(tokenizer, saved)
+        if isinstance(tokenizer, TrainedTokenizer) and tokenizer.trained:
+            _keep(saved, folder)
     return tokenizer
+
+
+def load_tokenizer(hooks: Hooks, run: RunContext, saved: Path) -> Tokenizer:
+    """Return the tokenizer of a run that is only read: from its files, or from its options where it has none."""
+    return hooks.tokenizer(run, None, saved if saved.is_dir() else None)
 
 
 def tokenizer_fingerprint(plan: Plan, tokenizer: Tokenizer) -> str:
@@ -84,6 +147,62 @@ def tokenizer_fingerprint(plan: Plan, tokenizer: Tokenizer) -> str:
     return default_fingerprint(
         tokenizer, f"{chosen.entry.distribution} {chosen.entry.version} {chosen.resolved()}"
     )
+
+
+def _save(tokenizer: SavedTokenizer, saved: Path) -> None:
+    temporary = saved.with_name(f".tmp-{saved.name}")
+    with storage_errors(saved):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        tokenizer.save(temporary)
+        sync_tree(temporary)
+        temporary.rename(saved)
+        sync_folder(saved.parent)
+
+
+def _tokenizer_key(plan: Plan, corpus: Corpus) -> str:
+    chosen = plan.of_kind("tokenizer")[0]
+    made_by = [chosen.entry.distribution, chosen.entry.version, chosen.resolved()]
+    return kept.digest(format=_TOKENIZER_FORMAT, corpus=corpus.key, made_by=made_by, seed=plan.seed)
+
+
+def _copy_kept(folder: Path, saved: Path, run: RunContext) -> bool:
+    """Give the run a copy of a tokenizer that was trained before; say whether there was one."""
+    try:
+        meta = kept.read_meta(folder, folder.name, _TOKENIZER_FORMAT)
+    except FileNotFoundError:
+        return False
+    except DamagedError as damage:
+        run.report.warning(f"{folder}: the tokenizer kept there is damaged and is trained anew ({damage})")
+        kept.set_aside(folder)
+        return False
+    temporary = saved.with_name(f".tmp-{saved.name}")
+    with storage_errors(saved):
+        shutil.rmtree(temporary, ignore_errors=True)
+        for name in meta["files"]:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, temporary / name)
+        sync_tree(temporary)
+        temporary.rename(saved)
+        sync_folder(saved.parent)
+    return True
+
+
+def _keep(saved: Path, folder: Path) -> None:
+    """Put a copy of a trained tokenizer into the cache."""
+    with kept.storage(folder.parent), kept.temporary_folder(folder) as temporary:
+        files = {}
+        for path in sorted(path for path in saved.rglob("*") if path.is_file()):
+            name = path.relative_to(saved).as_posix()
+            data = path.read_bytes()
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).write_bytes(data)
+            files[name] = FileFacts(len(data), hashlib.sha256(data).hexdigest())
+        sync_tree(temporary)
+        kept.commit(temporary, folder, folder.name, _TOKENIZER_FORMAT, files, {})
+
+
+# ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def build_parts(  # noqa: PLR0913 - what is built, from what, where to, and for what
@@ -118,17 +237,17 @@ def build_parts(  # noqa: PLR0913 - what is built, from what, where to, and for 
     )
 
 
-def check_same_data(before: dict[str, object] | None, source: Source) -> None:
+def check_same_data(before: Mapping[str, Any] | None, source: Source) -> None:
     """Raise InputError where a resumed run would go on with other data or another tokenizer than it began with."""
     if before is None:
         return
-    pairs = (
-        ("data", before["fingerprint"], source.data.fingerprint),
-        ("tokenizer", before["tokenizer"], source.tokenizer_fingerprint),
-    )
-    for what, old, new in pairs:
-        if old != new:
-            raise InputError(
-                f"the {what} changed since the run began: fingerprint was {old}, is {new}",
-                remedy=f"put the {what} back, or start a new run",
-            )
+    _refuse_another("data", before["fingerprint"], source.data.fingerprint)
+    _refuse_another("tokenizer", before["tokenizer"], source.tokenizer_fingerprint)
+
+
+def _refuse_another(what: str, old: str, new: str) -> None:
+    if old != new:
+        raise InputError(
+            f"the {what} changed since the run began: fingerprint was {old}, is {new}",
+            remedy=f"put the {what} back, or start a new run",
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codex_kernel.build import build_tokenizer
+from codex_kernel.build import load_tokenizer
 from codex_kernel.errors import NoCheckpointError
 from codex_kernel.foretell import NeverStop
 from codex_kernel.interfaces import GenerateRequest, Reporter, TextPieces
@@ -30,7 +30,7 @@ def generate(
                 f"{folder.checkpoints} has no checkpoint that can be used",
                 remedy=f"codex runs show {folder.path}",
             )
-        tokenizer = build_tokenizer(hooks, run, None, folder.tokenizer)
+        tokenizer = load_tokenizer(hooks, run, folder.tokenizer)
         model = hooks.model(run, tokenizer, materialize=True)
         return hooks.generate(run, model, tokenizer, checkpointer.load(checkpoint), request)
     finally:

@@ -39,6 +39,9 @@ from codex_kernel.reporter import RunReporter
 from codex_kernel.runfolder import RunFolder, check_still_there
 from codex_kernel.stopping import SignalStop
 
+_DECIDE_DATA = ("seed", "dataset", "cleaners", "tokenizer", "data")
+"""Sections of the manifest."""
+
 
 @frozen
 class Start:
@@ -190,10 +193,11 @@ class _Execution:
             reporter.event("leftover_deleted", path=str(path))
         reporter.run_started(environment.flat(self.plan.resolved()))
         self._tell_what_differs(reporter)
-        source = build_source(self.plan, self.hooks, run, self.folder.tokenizer)
-        if resumes:
-            check_same_data(read_json(self.folder.data), source)
-        write_json(self.folder.data, {"schema": 1, **source.data.report})
+        before = read_json(self.folder.data) if resumes else None
+        same = before if self._reads_the_same() else None
+        source = build_source(self.plan, self.hooks, run, self.folder.tokenizer, same)
+        check_same_data(before, source)
+        write_json(self.folder.data, source.report())
         parts = build_parts(self.plan, self.hooks, run, source, self.folder.checkpoints, materialize=True)
         try:
             trainer = self.hooks.trainer(run, parts)
@@ -207,6 +211,10 @@ class _Execution:
             raise
         parts.checkpointer.close()
         return result
+
+    def _reads_the_same(self) -> bool:
+        """Say whether nothing in the manifest differs that decides the data."""
+        return not any(change.key.split(".")[0] in _DECIDE_DATA for change in self.differences)
 
     def _tell_what_differs(self, reporter: RunReporter) -> None:
         """Say what a user may not expect: other plugins, another manifest, another run than was asked for."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from attrs import frozen
 
 from codex_kernel.data.build import build
+from codex_kernel.data.corpus import Corpus
 from codex_kernel.data.options import DataOptions
 from codex_kernel.interfaces import IGNORE_INDEX, Document
 from codex_kernel.testing import RecordingReporter
@@ -50,18 +51,23 @@ def documents(*texts, prompt=""):
     return [Document(f"d{n}", f"g{n}", text, prompt) for n, text in enumerate(texts)]
 
 
-def make_data(docs, cache: Path, *, tokenizer=None, seed=1, fingerprint="bytes", report=None, **options):
-    """Build token data with little: no validation split unless asked for, blocks of 8 tokens."""
+def make_corpus(docs, cache: Path, *, seed=1, report=None, steps=(), **options):
+    """Make the corpus of some documents: no validation split unless asked for, blocks of 8 tokens."""
     settings = {"seq_len": 8, "validation_fraction": 0.0, **options}
-    return build(
+    return Corpus.of(
         docs,
-        tokenizer or ByteTokens(),
         DataOptions(**settings),
         seed=seed,
+        make_steps=lambda: [make() for make in steps],
         cache=cache,
-        tokenizer_fingerprint=fingerprint,
         report=report or RecordingReporter(),
     )
+
+
+def make_data(docs, cache: Path, *, tokenizer=None, fingerprint="bytes", **options):
+    """Build token data with little; see `make_corpus`."""
+    corpus = make_corpus(docs, cache, **options)
+    return build(corpus, tokenizer or ByteTokens(), tokenizer_fingerprint=fingerprint)
 
 
 def slow_blocks(docs, seq_len, eos=EOS):

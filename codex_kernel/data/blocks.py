@@ -1,11 +1,13 @@
 """Blocks of tokens, gathered from memory-mapped files a batch at a time.
 
 One rule: no loop over tokens or rows in Python; everything about a batch is derived from the stream of tokens and the
-starts of the documents. Shapes: B blocks, T tokens of a block, S pieces of documents in a batch, N blocks of a split.
+starts of its pieces. Shapes: B blocks, T tokens of a block, S pieces (of documents, or padding) in a batch, N blocks of
+a split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,29 +27,31 @@ class MappedBlocks:
     seq_len: int
     target_tokens: int
     bytes_per_token: float
-    tokens: int
-    """Tokens of the stream, without padding."""
+    sources: Mapping[str, tuple[int, int]]
+    """Name → (first block, blocks); without a mixture there is one, without a name."""
     _windows_NT: Any  # of T + 1 tokens: those of a block, and the next one
     _starts: Any
-    _prompts_NT: Any  # of the targets; None where there are no prompts
+    _padding: Any
+    _read_NT: Any  # of the targets; None where all are trained
 
     @classmethod
     def open(cls, folder: Path, name: str, facts: SplitFacts) -> MappedBlocks:
         """Map the files of a split, whose sizes were checked."""
         tokens = _mapped(folder / f"{name}.tokens", f"<{facts.dtype[0]}{np.dtype(facts.dtype).itemsize}")
         windows_NT = _windows(tokens, facts.blocks, facts.seq_len, facts.seq_len + 1)
-        prompts_NT = None
-        if facts.prompts:
-            prompts = _mapped(folder / f"{name}.prompts", "bool")[1:]
-            prompts_NT = _windows(prompts, facts.blocks, facts.seq_len, facts.seq_len)
+        read_NT = None
+        if facts.read:
+            read = _mapped(folder / f"{name}.read", "bool")[1:]
+            read_NT = _windows(read, facts.blocks, facts.seq_len, facts.seq_len)
         return cls(
             facts.seq_len,
             facts.target_tokens,
             facts.target_bytes / facts.target_tokens,
-            facts.tokens,
+            facts.sources,
             windows_NT,
-            _mapped(folder / f"{name}.documents", "<i8"),
-            prompts_NT,
+            _mapped(folder / f"{name}.pieces", "<i8"),
+            _mapped(folder / f"{name}.padding", "bool"),
+            read_NT,
         )
 
     def __len__(self) -> int:
@@ -62,38 +66,38 @@ class MappedBlocks:
         input_ids_BT = windows_BT[:, :-1].astype(np.int64)
         targets_BT = windows_BT[:, 1:].astype(np.int64)
         position_ids_BT, document_ids_BT = self._lay_out(ids_B, targets_BT)
-        if self._prompts_NT is not None:
-            np.copyto(targets_BT, IGNORE_INDEX, where=self._prompts_NT[ids_B])
+        if self._read_NT is not None:
+            np.copyto(targets_BT, IGNORE_INDEX, where=self._read_NT[ids_B])
         return Batch(input_ids_BT, targets_BT, position_ids_BT, document_ids_BT, ids_B)
 
     def _lay_out(self, ids_B: Any, targets_BT: Any) -> tuple[Any, Any]:
         """Return positions and document numbers; take away the targets that belong to another document."""
         B, T = targets_BT.shape
         begins_B = ids_B * T
-        ends_B = np.minimum(begins_B + T, self.tokens)
         first_B = self._starts.searchsorted(begins_B, "right") - 1
-        pieces_B = self._starts.searchsorted(ends_B, "left") - first_B
+        pieces_B = self._starts.searchsorted(begins_B + T, "left") - first_B
         ramp = _ramp(B * T)
         row_S = ramp[:B].repeat(pieces_B)
         number_S = ramp[: len(row_S)] - (pieces_B.cumsum() - pieces_B)[row_S]
-        document_S = first_B[row_S] + number_S
+        piece_S = first_B[row_S] + number_S
         row_begin_S = row_S * T
         shift_S = row_begin_S - begins_B[row_S]  # from a place in the stream to a place in the batch
-        start_S = np.maximum(self._starts[document_S] + shift_S, row_begin_S)
-        end_S = self._starts[document_S + 1] + shift_S
+        start_S = np.maximum(self._starts[piece_S] + shift_S, row_begin_S)
+        end_S = self._starts[piece_S + 1] + shift_S
         length_S = np.empty_like(start_S)
         np.subtract(start_S[1:], start_S[:-1], out=length_S[:-1])
         length_S[-1:] = B * T - start_S[-1:]
 
+        padding_S = self._padding[piece_S]
+        number_S[padding_S] = -1  # padding is the last piece of its block
         document_ids = number_S.repeat(length_S)
         position_ids = ramp - start_S.repeat(length_S)
         targets = targets_BT.reshape(-1)
         targets[end_S[end_S <= row_begin_S + T] - 1] = IGNORE_INDEX
-        for row in (begins_B + T > self.tokens).nonzero()[0]:
-            padding = slice(int(row * T + self.tokens - begins_B[row]), int((row + 1) * T))
-            document_ids[padding] = -1
-            position_ids[padding] = 0
-            targets[padding] = IGNORE_INDEX
+        if padding_S.any():
+            padded = document_ids < 0
+            position_ids[padded] = 0
+            targets[padded] = IGNORE_INDEX
         return position_ids.reshape(B, T), document_ids.reshape(B, T)
 
 

@@ -1,79 +1,78 @@
-"""Documents to batches: the one function that a run calls for its data.
+"""A corpus to batches: the one function that a run calls for its data.
 
-One rule: it costs one pass over the documents to know whether their tokens are kept already, and a second one, with
-the tokenizer, only where they are not.
+One rule: documents are encoded only where their tokens are not kept already.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 from attrs import define, field, frozen
 
-from codex_kernel.data import store
+from codex_kernel.data import kept, store
 from codex_kernel.data.activity import Activity
-from codex_kernel.data.encode import Encoded, check_eos, encode
+from codex_kernel.data.corpus import Corpus, StoredCorpus
+from codex_kernel.data.encode import Encoded, Encoder, check_eos
+from codex_kernel.data.kept import FileFacts
 from codex_kernel.data.options import DataOptions
 from codex_kernel.data.pack import SplitFacts, SplitWriter
-from codex_kernel.data.select import ContentDigest, Selection, Verdict, read, select
-from codex_kernel.data.store import TokenData
-from codex_kernel.errors import InputError, StorageError
-from codex_kernel.interfaces import Document, Reporter, Tokenizer
+from codex_kernel.data.store import Meta, TokenData
+from codex_kernel.errors import InputError, PluginError, StorageError
+from codex_kernel.interfaces import Reporter, Tokenizer
 
-_SPLITS = {Verdict.TRAIN: "train", Verdict.VALIDATION: "validation"}
+_LISTED = 20  # documents that data.json names of each kind; the rest are counted
+_CORPUS_OPTIONS = ("validation_fraction", "duplicates", "skip_bad")  # the corpus' own key has them
 
 
-def build(  # noqa: PLR0913 - the words of one sentence: what, how, where to
-    documents: Iterable[Document],
-    tokenizer: Tokenizer,
-    options: DataOptions,
-    *,
-    seed: int,
-    cache: Path,
-    tokenizer_fingerprint: str,
-    report: Reporter,
-) -> TokenData:
-    """Return the documents as blocks of tokens, from the cache where they are there already.
+def build(corpus: Corpus, tokenizer: Tokenizer, *, tokenizer_fingerprint: str) -> TokenData:
+    """Return the corpus as blocks of tokens, from the cache where they are there already.
 
-    `documents` must give the same ones each time it is gone through. The tokens lie in `cache/tokens/<key>`, where the
-    key is a digest of the documents, the tokenizer's fingerprint, the options and the seed.
-    Raises InputError where the documents or the options leave nothing to train on, PluginError where the tokenizer
-    breaks its contract, StorageError where the cache cannot be written.
+    They lie in `cache/tokens/<key>`, where the key is a digest of the corpus, the tokenizer's fingerprint, the options
+    and the seed. Raises InputError where the documents or the options leave nothing to train on, PluginError where the
+    tokenizer breaks its contract, StorageError where the cache cannot be written.
     """
     check_eos(tokenizer)
-    selection = select(documents, options, seed=seed, report=report)
-    job = _Job(documents, tokenizer, options, seed, tokenizer_fingerprint, report, selection)
+    job = _Job(corpus, tokenizer, tokenizer_fingerprint)
     key = job.key()
-    folder = cache / "tokens" / key
-    with store.locked(folder):
-        return _kept(folder, key, report) or _built(folder, key, job)
+    folder = store.folder_of(corpus.cache, key)
+    with kept.locked(folder):
+        return _kept(folder, key, corpus.report) or _built(folder, key, job)
+
+
+def reopen(cache: Path, key: str, report: Reporter) -> TokenData | None:
+    """Return the tokens of this key without a look at what they were made from; None where they are gone or damaged."""
+    folder = store.folder_of(cache, key)
+    if not folder.is_dir():
+        return None
+    with kept.locked(folder):
+        return _kept(folder, key, report)
 
 
 @frozen(eq=False)
 class _Job:
     """What is to be built, and from what."""
 
-    documents: Iterable[Document]
+    corpus: Corpus
     tokenizer: Tokenizer
-    options: DataOptions
-    seed: int
     tokenizer_fingerprint: str
-    report: Reporter
-    selection: Selection
+
+    @property
+    def options(self) -> DataOptions:
+        return self.corpus.options
 
     def key(self) -> str:
-        return _digest(
+        options = attrs.asdict(self.options)
+        return kept.digest(
             format=store.FORMAT,
-            content=self.selection.content,
+            corpus=self.corpus.key,
             tokenizer=[self.tokenizer_fingerprint, self.tokenizer.vocab_size, self.tokenizer.eos_id],
-            options=attrs.asdict(self.options),
-            seed=self.seed,
+            options={name: value for name, value in options.items() if name not in _CORPUS_OPTIONS},
+            seed=self.corpus.seed,
         )
 
 
@@ -82,68 +81,76 @@ def _kept(folder: Path, key: str, report: Reporter) -> TokenData | None:
         data = store.read(folder, key)
     except FileNotFoundError:
         return None
-    except store.DamagedError as damage:
+    except kept.DamagedError as damage:
         report.warning(f"{folder}: the tokens kept there are damaged and are built anew ({damage})")
-        store.set_aside(folder)
+        kept.set_aside(folder)
         return None
     report.event("data_reused", key=key, fingerprint=data.fingerprint)
     return data
 
 
 def _built(folder: Path, key: str, job: _Job) -> TokenData:
-    with store.temporary_folder(folder) as temporary, ExitStack() as closing:
-        splits = _Splits.start(job, temporary)
-        for writer in splits.writers.values():
-            closing.callback(writer.close)
-        for encoded, split in _encoded(job):
-            with store.storage(folder.parent, splits.needed_bytes):
+    corpus = job.corpus.stored()
+    encoder = Encoder(job.tokenizer, job.options, job.corpus.seed)
+    with kept.temporary_folder(folder) as temporary, ExitStack() as closing:
+        splits = _Splits(job, corpus, temporary)
+        closing.callback(splits.abandon)
+        for encoded, split in _encoded(job, corpus, encoder):
+            with kept.storage(folder.parent, splits.needed_bytes):
                 splits.add(encoded, split)
-        with store.storage(folder.parent, splits.needed_bytes):
-            meta = splits.finish(key)
-            store.commit(temporary, folder, meta)
+        with kept.storage(folder.parent, splits.needed_bytes):
+            files, meta = splits.finish(key)
+            store.commit(temporary, folder, key, files, meta)
     try:
         data = store.read(folder, key)
-    except store.DamagedError as damage:
+    except kept.DamagedError as damage:
         raise StorageError(f"{folder}: the tokens written there cannot be read back: {damage}") from damage
-    job.report.event("data_built", key=key, fingerprint=data.fingerprint)
+    job.corpus.report.event("data_built", key=key, fingerprint=data.fingerprint)
     return data
 
 
-def _encoded(job: _Job) -> Iterator[tuple[Encoded, str]]:
-    """Encode the documents that are used, each with the name of its split."""
-    total = job.selection.train.documents + job.selection.validation.documents
-    activity = Activity(job.report, "encode", "documents", total)
-    names = (_SPLITS[Verdict(verdict)] for verdict in job.selection.verdicts if verdict in _SPLITS)
-    for done, encoded in enumerate(encode(_used(job), job.tokenizer), 1):
-        yield encoded, next(names)
-        activity.at(done)
+def _encoded(job: _Job, corpus: StoredCorpus, encoder: Encoder) -> Iterator[tuple[Encoded, str]]:
+    """Encode the documents, each with the name of its split."""
+    total = sum(split.documents for split in corpus.splits.values())
+    activity = Activity(job.corpus.report, "encode", "documents", total)
+    done = 0
+    for split in corpus.splits:
+        for encoded in encoder.encode(corpus.documents(split)):
+            yield encoded, split
+            done += 1
+            activity.at(done)
     activity.end(total)
 
 
-def _used(job: _Job) -> Iterator[Document]:
-    """Go through the documents again; raise InputError where they are not those of the first time."""
-    verdicts = job.selection.verdicts
-    content = ContentDigest()
-    seen = 0
-    for seen, document in enumerate(read(job.documents), 1):
-        content.add(document)
-        if seen <= len(verdicts) and verdicts[seen - 1] in _SPLITS:
-            yield document
-    if content.hex() != job.selection.content:
-        raise InputError(
-            f"the dataset changed while it was read: {len(verdicts)} documents the first time, {seen} the second"
-            + (", with other content" if seen == len(verdicts) else ""),
-            remedy="leave the files alone while a run starts; a dataset plugin must give the same documents each time",
-        )
-
-
 @define(eq=False)
-class _Overflow:
-    """Documents of a split that are longer than a block."""
+class _Counts:
+    """What became of the documents of a split, beside what its files say."""
 
     documents: int = 0
+    overlong: int = 0
+    truncated: int = 0
+    split: int = 0
     dropped: int = 0
     dropped_bytes: int = 0
+    dropped_tokens: int = 0
+    """Cut off or dropped with their documents."""
+    without_target: int = 0
+    rearranged: int = 0
+    listed: list[dict[str, Any]] = field(factory=list)
+
+    def as_report(self) -> dict[str, Any]:
+        return {
+            "documents": self.documents,
+            "documents_overlong": self.overlong,
+            "documents_split": self.split,
+            "documents_truncated": self.truncated,
+            "documents_dropped": self.dropped,
+            "documents_without_target": self.without_target,
+            "documents_rearranged": self.rearranged,
+            "bytes_dropped": self.dropped_bytes,
+            "tokens_dropped": self.dropped_tokens,
+            "overlong": self.listed,
+        }
 
 
 @define(eq=False)
@@ -151,77 +158,155 @@ class _Splits:
     """The splits that are being written, and what they leave out."""
 
     job: _Job
-    writers: dict[str, SplitWriter]
-    overflow: dict[str, _Overflow]
+    corpus: StoredCorpus
+    folder: Path
+    _writers: dict[str, SplitWriter] = field(init=False, factory=dict)
+    _counts: dict[str, _Counts] = field(init=False, factory=dict)
+    _sources: dict[str, str] = field(init=False, factory=dict)
     _encoded_bytes: int = field(init=False, default=0)
+    _without_target: list[str] = field(init=False, factory=list)
 
-    @classmethod
-    def start(cls, job: _Job, folder: Path) -> _Splits:
-        counts = {"train": job.selection.train, "validation": job.selection.validation}
-        writers = {
-            name: SplitWriter(
-                folder, name, job.options.seq_len, job.tokenizer.vocab_size, prompts=split.prompts > 0
-            )
-            for name, split in counts.items()
-            if split.documents
-        }
-        return cls(job, writers, {name: _Overflow() for name in writers})
+    def __attrs_post_init__(self) -> None:
+        options = self.job.options
+        for name, split in self.corpus.splits.items():
+            if split.documents:
+                masks = split.masked > 0 and options.loss_on == "targets"
+                self._writers[name] = SplitWriter(
+                    self.folder,
+                    name,
+                    options.seq_len,
+                    self.job.tokenizer.vocab_size,
+                    masks=masks,
+                    packing=options.packing,
+                )
+                self._counts[name] = _Counts()
 
     def add(self, encoded: Encoded, split: str) -> None:
-        text_bytes = len(encoded.document.text.encode())
-        self._encoded_bytes += text_bytes
-        if len(encoded.ids) > self.job.options.seq_len and self._dropped(
-            encoded, self.overflow[split], text_bytes
-        ):
-            return
-        self.writers[split].add(encoded.ids, encoded.prompt_tokens, text_bytes)
+        """Fit a document into blocks and write it."""
+        writer, counts = self._writers[split], self._counts[split]
+        self._begin_source(encoded, split)
+        counts.documents += 1
+        counts.rearranged += encoded.rearranged
+        self._encoded_bytes += encoded.text_bytes
+        fitted = self._fit(encoded, counts)
+        if fitted and not sum(_targets(piece) for piece in fitted):
+            self._count_without_target(encoded, counts)
+            fitted = []
+        for ids, read, text_bytes in fitted:
+            writer.add(ids, read, text_bytes)
 
-    def _dropped(self, encoded: Encoded, overflow: _Overflow, text_bytes: int) -> bool:
-        options = self.job.options
-        overflow.documents += 1
-        if options.on_overflow == "error":
-            raise InputError(
-                f"document {encoded.document.id!r} has {len(encoded.ids):,} tokens, expected at most "
-                f"{options.seq_len:,}, which is data.seq_len",
-                remedy="raise data.seq_len, or let data.on_overflow be split or drop",
-            )
-        if options.on_overflow == "split":
-            return False
-        overflow.dropped += 1
-        overflow.dropped_bytes += text_bytes
-        return True
+    def _begin_source(self, encoded: Encoded, split: str) -> None:
+        source = encoded.document.source
+        if self._sources.get(split) == source:
+            return
+        try:
+            self._writers[split].begin(source, self.job.tokenizer.eos_id)
+        except ValueError:
+            raise PluginError(
+                f"the dataset gives documents of source {source!r} again after those of another one",
+                remedy="a dataset must give the documents of each source one after the other",
+            ) from None
+        self._sources[split] = source
+
+    def _fit(self, encoded: Encoded, counts: _Counts) -> list[_Piece]:
+        """Return the pieces of a document that are kept, each of a size that the packing takes."""
+        options, T = self.job.options, self.job.options.seq_len
+        ids, read, size = encoded.ids, encoded.read, len(encoded.ids)
+        whole = (ids, read, encoded.text_bytes)
+        if size <= T:
+            return [whole]
+        counts.overlong += 1
+        if len(counts.listed) < _LISTED:
+            counts.listed.append({"id": encoded.document.id, "tokens": size})
+        match options.on_overflow:
+            case "error":
+                raise InputError(
+                    f"document {encoded.document.id!r} has {size:,} tokens, expected at most {T:,}, which is "
+                    "data.seq_len",
+                    remedy="raise data.seq_len, or let data.on_overflow be split, truncate_left, truncate_right or "
+                    "drop",
+                )
+            case "drop":
+                counts.dropped += 1
+                counts.dropped_bytes += encoded.text_bytes
+                counts.dropped_tokens += size
+                return []
+            case "split":
+                counts.split += 1  # of a stream the writer counts them: shorter ones are cut too
+                # A stream is cut when it is read; elsewhere a piece begins with the token that the last one ended with,
+                # so that no target is lost.
+                starts = [0] if options.packing == "stream" else range(0, size - 1, T - 1) if T > 1 else [0]
+                return [whole] if len(starts) == 1 else _cut(whole, [(at, at + T) for at in starts])
+            case _:
+                counts.truncated += 1
+                counts.dropped_tokens += size - T
+                left = options.on_overflow == "truncate_left"
+                pieces = _cut(whole, [(size - T, size) if left else (0, T)])
+                counts.dropped_bytes += encoded.text_bytes - pieces[0][2]
+                return pieces
+
+    def _count_without_target(self, encoded: Encoded, counts: _Counts) -> None:
+        counts.without_target += 1
+        if len(self._without_target) < _LISTED:
+            self._without_target.append(encoded.document.id)
 
     def needed_bytes(self) -> int:
         """Estimate the size of the whole from what was written so far."""
-        total = self.job.selection.train.bytes + self.job.selection.validation.bytes
-        written = sum(writer.written_bytes for writer in self.writers.values())
+        total = sum(split.bytes for split in self.corpus.splits.values())
+        written = sum(writer.written_bytes for writer in self._writers.values())
         return int(written / self._encoded_bytes * total) if self._encoded_bytes else total
 
-    def finish(self, key: str) -> store.Meta:
-        for name in self.writers:
+    def abandon(self) -> None:
+        for writer in self._writers.values():
+            writer.abandon()
+
+    def finish(self, key: str) -> tuple[dict[str, FileFacts], Meta]:
+        self._refuse_without_target()
+        for name in self._writers:
             self._refuse_nothing(name)
-        facts = {name: writer.finish(self.job.tokenizer.eos_id) for name, writer in self.writers.items()}
+        eos_id = self.job.tokenizer.eos_id
+        finished = {name: writer.finish(eos_id) for name, writer in self._writers.items()}
+        facts = {name: split for name, (split, _) in finished.items()}
+        files = {name: file for _, written in finished.values() for name, file in written.items()}
         self._warn(facts)
-        fingerprint = _digest(
+        fingerprint = kept.digest(
             format=store.FORMAT,
             seq_len=self.job.options.seq_len,
-            seed=self.job.seed,
-            files={name: file.sha256 for split in facts.values() for name, file in split.files.items()},
+            seed=self.job.corpus.seed,
+            files={name: file.sha256 for name, file in files.items()},
         )
-        return store.Meta(key, fingerprint, self.job.seed, facts, self._report(key, fingerprint, facts))
+        report = self._report(key, fingerprint, facts)
+        return files, Meta(fingerprint, self.job.corpus.seed, facts, report)
+
+    def _refuse_without_target(self) -> None:
+        found = sum(counts.without_target for counts in self._counts.values())
+        if not found:
+            return
+        documents = sum(counts.documents for counts in self._counts.values())
+        shown = ", ".join(map(repr, self._without_target[:3])) + (" …" if found > 3 else "")  # noqa: PLR2004
+        if self.job.options.on_no_target == "error":
+            raise InputError(
+                f"nothing is trained in {found:,} of {documents:,} documents: {shown}: no completion, no assistant's "
+                "turn, or cut off with the end of a document that is too long",
+                remedy="mend them, or leave them out: data.on_no_target=drop (counted); a longer data.seq_len helps "
+                "where they were cut",
+            )
+        self.job.corpus.report.warning(
+            f"nothing is trained in {found:,} of {documents:,} documents, which are dropped: {shown}"
+        )
 
     def _refuse_nothing(self, name: str) -> None:
-        overflow, writer = self.overflow[name], self.writers[name]
+        counts, writer = self._counts[name], self._writers[name]
         if writer.target_tokens:
             return
-        if overflow.dropped:
+        if counts.dropped:
             raise InputError(
-                f"nothing is left of the {name} split: {overflow.dropped:,} documents are longer than "
+                f"nothing is left of the {name} split: {counts.dropped:,} documents are longer than "
                 f"data.seq_len ({self.job.options.seq_len:,} tokens) and were dropped",
                 remedy="raise data.seq_len, or let data.on_overflow be split",
             )
         raise InputError(
-            f"the {name} split has no token to predict: {writer.documents:,} documents, none with text for the "
+            f"the {name} split has no token to predict: {counts.documents:,} documents, none with text for the "
             "tokenizer",
             remedy="look at the texts that the dataset gives, and at what the tokenizer makes of them",
         )
@@ -229,47 +314,62 @@ class _Splits:
     def _warn(self, facts: dict[str, SplitFacts]) -> None:
         for name, split in facts.items():
             if split.blocks_without_targets:
-                self.job.report.warning(
+                self.job.corpus.report.warning(
                     f"{split.blocks_without_targets:,} of {split.blocks:,} blocks of the {name} split train nothing: "
                     "prompts fill them"
                 )
+            counts = self._counts[name]
+            if counts.truncated or counts.dropped:
+                done = "cut" if counts.truncated else "dropped"
+                self.job.corpus.report.warning(
+                    f"{counts.overlong:,} of {counts.documents:,} documents of the {name} split are longer than "
+                    f"{self.job.options.seq_len:,} tokens and were {done}: {counts.dropped_tokens:,} tokens are lost "
+                    f"(data.on_overflow {self.job.options.on_overflow})"
+                )
 
     def _report(self, key: str, fingerprint: str, facts: dict[str, SplitFacts]) -> dict[str, Any]:
-        selection = self.job.selection
         return {
             "key": key,
             "fingerprint": fingerprint,
-            "content": selection.content,
+            "corpus": self.job.corpus.key,
             "tokenizer": self.job.tokenizer_fingerprint,
             "vocab_size": self.job.tokenizer.vocab_size,
-            "seed": self.job.seed,
+            "seed": self.job.corpus.seed,
             "options": attrs.asdict(self.job.options),
-            "documents": len(selection.verdicts),
-            "documents_empty": selection.count(Verdict.EMPTY),
-            "duplicates": selection.duplicates,
-            "duplicates_dropped": selection.count(Verdict.DUPLICATE),
-            "groups": selection.train.groups + selection.validation.groups,
-            "bytes": selection.train.bytes + selection.validation.bytes,
+            **self.corpus.report,
             "splits": {name: self._split_report(name, split) for name, split in facts.items()},
         }
 
-    def _split_report(self, name: str, split: SplitFacts) -> dict[str, int]:
-        selection, overflow = self.job.selection, self.overflow[name]
+    def _split_report(self, name: str, split: SplitFacts) -> dict[str, Any]:
+        counts = self._counts[name]
+        if self.job.options.packing == "stream":
+            counts.split = split.pieces_cut
         return {
-            "documents": split.documents,
-            "documents_overlong": overflow.documents,
-            "documents_split": split.documents_split,
-            "documents_dropped": overflow.dropped,
-            "bytes_dropped": overflow.dropped_bytes,
-            "groups": (selection.train if name == "train" else selection.validation).groups,
+            **counts.as_report(),
+            "groups": self.corpus.splits[name].groups,
             "bytes": split.target_bytes,
             "tokens": split.tokens,
             "target_tokens": split.target_tokens,
             "blocks": split.blocks,
             "blocks_without_targets": split.blocks_without_targets,
             "padding_slots": split.padding_slots,
+            "sources": {source: list(span) for source, span in split.sources.items()},
         }
 
 
-def _digest(**parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+_Piece = tuple[Any, Any, int]
+"""Ids, which of them are only read, and the bytes of the text that the others stand for."""
+
+
+def _targets(piece: _Piece) -> int:
+    ids, read, _ = piece
+    return len(ids) - 1 if read is None else int((~read[1:]).sum())
+
+
+def _cut(whole: _Piece, spans: list[tuple[int, int]]) -> list[_Piece]:
+    """Cut a document into pieces; its bytes are shared out by their targets."""
+    ids, read, text_bytes = whole
+    pieces = [(ids[low:high], None if read is None else read[low:high]) for low, high in spans]
+    shares = np.cumsum([0, *(_targets((*piece, 0)) for piece in pieces)])
+    marks = (text_bytes * shares // max(1, _targets(whole))).tolist()
+    return [(*piece, after - before) for piece, before, after in zip(pieces, marks, marks[1:], strict=False)]

@@ -64,3 +64,8 @@ class DataOptions:
         help="How documents fill blocks: one after the other, cut where a block ends; whole, as many as fit; or one "
         "to a block.",
     )
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse blocks in which a piece of a document could have no target."""
+        if self.packing != "stream" and self.seq_len == 1:
+            raise ValueError(f"seq_len: expected at least 2 with packing {self.packing}")

@@ -1,44 +1,42 @@
 """Tokens of documents, one after the other, into the files of a split.
 
-One rule: no token is lost. The stream is cut into blocks only when it is read, so a document may lie in several
-blocks, and the last token of a block has the first one of the next as its target.
+One rule: no token is lost, and no document sees another. The stream is cut into blocks only when it is read; where a
+block ends inside a document, its last token has the next block's first one as its target.
 
-    <split>.tokens      uint16 or uint32, the stream, then end-of-text tokens up to blocks * seq_len + 1
-    <split>.documents   int64, where each document starts, then the length of the stream
-    <split>.prompts     uint8, only where there are prompts: 1 for a token that is read and not trained
+    <split>.tokens   uint16 or uint32, the stream, blocks * seq_len + 1 of them, padding included
+    <split>.pieces   int64, where each piece starts (a document, a part of one, or padding), then the stream's length
+    <split>.padding  uint8 a piece: 1 where it is padding
+    <split>.read     uint8 a token, only where some are read and not trained: 1 for those
+
+How documents fill blocks is `packing`: a stream that is cut anywhere; whole documents, as many as fit (best fit, the
+longest first); or one document to a block.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 import numpy as np
 from attrs import define, field, frozen
 
-_BUFFER_BYTES = 1 << 20
+from codex_kernel.data.kept import DigestedFile, FileFacts
 
-
-@frozen
-class FileFacts:
-    """A file as it was written."""
-
-    bytes: int
-    sha256: str
+Packing = Literal["stream", "whole", "none"]
 
 
 @frozen
 class SplitFacts:
-    """A split as it lies on disk, all but its name; `files` has what was written under each file name."""
+    """A split as it lies on disk, all but its name and files; `sources` has (first block, blocks) of each source."""
 
     seq_len: int
     dtype: str
-    prompts: bool
-    documents: int
-    documents_split: int
-    """Documents that lie in more than one block."""
+    read: bool
+    pieces: int
+    pieces_cut: int
+    """Pieces that lie in more than one block."""
     tokens: int
     target_tokens: int
     target_bytes: int
@@ -46,24 +44,102 @@ class SplitFacts:
     blocks: int
     blocks_without_targets: int
     padding_slots: int
-    files: dict[str, FileFacts]
+    sources: dict[str, tuple[int, int]]
 
 
 @define(eq=False)
 class SplitWriter:
-    """Writes a split into `folder`, which exists; every method may raise OSError."""
+    """Writes a split into `folder`, which exists; every method may raise OSError.
+
+    Sources come one after the other, each beginning with a block of its own.
+    """
 
     folder: Path
     name: str
     seq_len: int
     vocab_size: int
-    prompts: bool
-    _files: dict[str, IO[bytes]] = field(init=False, factory=dict)
-    _digests: dict[str, Any] = field(init=False, factory=dict)
-    documents: int = field(init=False, default=0)
-    _documents_split: int = field(init=False, default=0)
-    _tokens: int = field(init=False, default=0)
+    masks: bool
+    """Whether some tokens are only read."""
+    packing: Packing = "stream"
+    _stream: _Stream = field(init=False)
+    _waiting: _Waiting | None = field(init=False, default=None)
+    _source: str | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self._stream = _Stream(self.folder, self.name, self.seq_len, self.vocab_size, masks=self.masks)
+
+    @property
+    def written_bytes(self) -> int:
+        """How much was written so far, about."""
+        waiting = self._waiting.written_bytes if self._waiting else 0
+        return self._stream.written_bytes + waiting
+
+    @property
+    def target_tokens(self) -> int:
+        """Targets so far."""
+        return self._stream.target_tokens + (self._waiting.target_tokens if self._waiting else 0)
+
+    def begin(self, source: str, eos_id: int) -> None:
+        """Begin with the documents of a source; raise ValueError where it was there before."""
+        if source in self._stream.sources:
+            raise ValueError(source)
+        self._end_source(eos_id)
+        self._stream.pad_block(eos_id)
+        self._source = source
+        self._stream.sources[source] = self._stream.block
+        if self.packing != "stream":
+            self._waiting = _Waiting(self.folder, f"{self.name}.waiting", self.masks)
+
+    def add(self, ids: Any, read: Any, text_bytes: int) -> None:
+        """Append a document: its ids, which of them are only read (None: none), and the size of its trained text.
+
+        Unless the packing is a stream, it has at most `seq_len` ids.
+        """
+        if self._waiting is None:
+            self._stream.add(ids, read, text_bytes)
+        else:
+            self._waiting.add(ids, read, text_bytes)
+
+    def finish(self, eos_id: int) -> tuple[SplitFacts, dict[str, FileFacts]]:
+        """Pad the last block, bring everything safely to disk and close the files."""
+        self._end_source(eos_id)
+        return self._stream.finish(eos_id)
+
+    def abandon(self) -> None:
+        """Let go of the files, whether they are whole or not."""
+        self._stream.abandon()
+        if self._waiting is not None:
+            self._waiting.abandon()
+
+    def _end_source(self, eos_id: int) -> None:
+        if self._source is None:
+            return
+        if self._waiting is not None:
+            for block in self._waiting.blocks(self.seq_len, alone=self.packing == "none"):
+                for piece in block:
+                    self._stream.add(*piece)
+                self._stream.pad_block(eos_id)
+            self._waiting.abandon()
+            self._waiting.remove()
+            self._waiting = None
+
+
+@define(eq=False)
+class _Stream:
+    """The files of a split, and the counts of what is in them."""
+
+    folder: Path
+    name: str
+    seq_len: int
+    vocab_size: int
+    masks: bool
+    sources: dict[str, int] = field(init=False, factory=dict)
     target_tokens: int = field(init=False, default=0)
+    _files: dict[str, DigestedFile] = field(init=False, factory=dict)
+    _at: int = field(init=False, default=0)  # slots, padding included
+    _pieces: int = field(init=False, default=0)
+    _pieces_cut: int = field(init=False, default=0)
+    _padding: int = field(init=False, default=0)
     _target_bytes: int = field(init=False, default=0)
     _target_blocks: int = field(init=False, default=0)
     _last_target_block: int = field(init=False, default=-1)
@@ -74,79 +150,184 @@ class SplitWriter:
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
     @property
+    def _stored_dtype(self) -> str:
+        return f"<{self.dtype[0]}{np.dtype(self.dtype).itemsize}"
+
+    @property
     def written_bytes(self) -> int:
-        """How much was written so far, about."""
-        return self._tokens * np.dtype(self.dtype).itemsize + self.documents * 8 + self._tokens * self.prompts
+        return self._at * (np.dtype(self.dtype).itemsize + self.masks) + self._pieces * 9
 
-    def add(self, ids: Any, prompt_tokens: int, text_bytes: int) -> None:
-        """Append a document: its ids, how many of them are its prompt, and the size of its text."""
-        start, length = self._tokens, len(ids)
-        self._write("documents", np.array([start], "<i8"))
-        self._write("tokens", ids.astype(f"<{self.dtype[0]}{np.dtype(self.dtype).itemsize}"))
-        if self.prompts:
-            self._write("prompts", (np.arange(length) < prompt_tokens).astype(np.uint8))
-        self.documents += 1
-        self._tokens += length
+    @property
+    def block(self) -> int:
+        """The block that a new source begins with."""
+        return self._at // self.seq_len
+
+    def add(self, ids: Any, read: Any, text_bytes: int) -> None:
+        start, length = self._at, len(ids)
+        self._write_piece(ids, read, padding=False)
         self._target_bytes += text_bytes
-        # Position p has the token at p + 1 as its target: the first token of a document is nobody's target.
-        first, last = start + max(prompt_tokens, 1) - 1, start + length - 2
-        if first <= last:
-            self._count_targets(first, last)
-        self._documents_split += start // self.seq_len != (start + length - 1) // self.seq_len
+        self._pieces_cut += start // self.seq_len != (start + length - 1) // self.seq_len
+        self._count_targets(start, length, read)
 
-    def _count_targets(self, first: int, last: int) -> None:
-        self.target_tokens += last - first + 1
-        low = max(first // self.seq_len, self._last_target_block + 1)
-        self._last_target_block = max(last // self.seq_len, self._last_target_block)
-        self._target_blocks += self._last_target_block - low + 1
+    def pad_block(self, eos_id: int) -> None:
+        """Fill the block under way."""
+        missing = -self._at % self.seq_len
+        if missing:
+            self._write_piece(np.full(missing, eos_id), None, padding=True)
+            self._padding += missing
 
-    def finish(self, eos_id: int) -> SplitFacts:
-        """Pad the last block, bring everything safely to disk and close the files."""
-        # The last token of the stream is no more than a target, so it needs no place of its own.
-        blocks = max(1, -(-(self._tokens - 1) // self.seq_len)) if self._tokens else 0
-        width = blocks * self.seq_len + 1
-        padding = np.full(
-            max(0, width - self._tokens), eos_id, f"<{self.dtype[0]}{np.dtype(self.dtype).itemsize}"
-        )
-        self._write("documents", np.array([self._tokens], "<i8"))
-        self._write("tokens", padding)
-        if self.prompts:
-            self._write("prompts", np.zeros(len(padding), np.uint8))
-        return SplitFacts(
+    def _write_piece(self, ids: Any, read: Any, *, padding: bool) -> None:
+        self._write("pieces", np.array([self._at], "<i8"))
+        self._write("padding", np.array([padding], np.uint8))
+        self._write("tokens", ids.astype(self._stored_dtype))
+        if self.masks:
+            self._write("read", np.zeros(len(ids), np.uint8) if read is None else read.astype(np.uint8))
+        self._pieces += 1
+        self._at += len(ids)
+
+    def _count_targets(self, start: int, length: int, read: Any) -> None:
+        # Position p has the token at p + 1 as its target: the first token of a piece is nobody's target.
+        if read is None:
+            places = np.array([start, start + length - 2]) if length > 1 else np.empty(0, np.int64)
+            count = length - 1
+        else:
+            places = start + np.flatnonzero(~read[1:])
+            count = len(places)
+        self.target_tokens += count
+        if not count:
+            return
+        low, high = int(places[0]) // self.seq_len, int(places[-1]) // self.seq_len
+        blocks = high - low + 1 if read is None else len(np.unique(places // self.seq_len))
+        self._target_blocks += blocks - (low == self._last_target_block)
+        self._last_target_block = high
+
+    def finish(self, eos_id: int) -> tuple[SplitFacts, dict[str, FileFacts]]:
+        # The last token of the stream is no more than a target, so it needs no slot of its own.
+        tokens = self._at - self._padding
+        blocks = max(1, -(-(self._at - 1) // self.seq_len)) if self._at else 0
+        missing = blocks * self.seq_len + 1 - self._at if blocks else 0
+        if missing > 0:
+            self._padding += missing - 1
+            self._write_piece(np.full(missing, eos_id), None, padding=True)
+        self._write("pieces", np.array([self._at], "<i8"))
+        ends = [*list(self.sources.values())[1:], blocks]
+        facts = SplitFacts(
             seq_len=self.seq_len,
             dtype=self.dtype,
-            prompts=self.prompts,
-            documents=self.documents,
-            documents_split=self._documents_split,
-            tokens=self._tokens,
+            read=self.masks,
+            pieces=self._pieces,
+            pieces_cut=self._pieces_cut,
+            tokens=tokens,
             target_tokens=self.target_tokens,
             target_bytes=self._target_bytes,
             blocks=blocks,
             blocks_without_targets=blocks - self._target_blocks,
-            padding_slots=max(0, blocks * self.seq_len - self._tokens),
-            files=self._sync(),
+            padding_slots=self._padding,
+            sources={
+                name: (first, end - first)
+                for (name, first), end in zip(self.sources.items(), ends, strict=True)
+            },
         )
+        return facts, {f"{self.name}.{kind}": file.finish() for kind, file in self._files.items()}
 
-    def close(self) -> None:
-        """Let go of the files, whether they are whole or not; what is not yet written is of no use to anybody."""
+    def abandon(self) -> None:
         for file in self._files.values():
-            file.raw.close()  # type: ignore[attr-defined] # closing the buffer would write, and fail, again
-        self._files.clear()
+            file.abandon()
 
     def _write(self, kind: str, values: Any) -> None:
         if kind not in self._files:
-            self._files[kind] = (self.folder / f"{self.name}.{kind}").open("xb", buffering=_BUFFER_BYTES)
-            self._digests[kind] = hashlib.sha256()
-        data = values.tobytes()
-        self._digests[kind].update(data)
-        self._files[kind].write(data)
+            self._files[kind] = DigestedFile(self.folder / f"{self.name}.{kind}")
+        self._files[kind].write(values.tobytes())
 
-    def _sync(self) -> dict[str, FileFacts]:
-        written = {}
-        for kind, file in self._files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            written[f"{self.name}.{kind}"] = FileFacts(file.tell(), self._digests[kind].hexdigest())
-            file.close()
-        self._files.clear()
-        return written
+
+@define(eq=False)
+class _Waiting:
+    """Documents of a source that wait on disk until all their lengths are known."""
+
+    folder: Path
+    name: str
+    masks: bool
+    target_tokens: int = field(init=False, default=0)
+    _tokens: DigestedFile = field(init=False)
+    _read: DigestedFile | None = field(init=False, default=None)
+    _lengths: array[int] = field(init=False, factory=lambda: array("q"))
+    _bytes: array[int] = field(init=False, factory=lambda: array("q"))
+
+    def __attrs_post_init__(self) -> None:
+        self._tokens = DigestedFile(self.folder / self.name)
+        if self.masks:
+            self._read = DigestedFile(self.folder / f"{self.name}-read")
+
+    @property
+    def written_bytes(self) -> int:
+        return self._tokens.written_bytes
+
+    def add(self, ids: Any, read: Any, text_bytes: int) -> None:
+        self._tokens.write(ids.astype("<u4").tobytes())
+        if self._read is not None:
+            self._read.write((np.zeros(len(ids), bool) if read is None else read).tobytes())
+        self._lengths.append(len(ids))
+        self._bytes.append(text_bytes)
+        self.target_tokens += len(ids) - 1 if read is None else int((~read[1:]).sum())
+
+    def blocks(self, seq_len: int, *, alone: bool) -> Iterator[Iterator[tuple[Any, Any, int]]]:
+        """Give the documents of each block: ids, read, bytes."""
+        self._tokens.finish()
+        if self._read is not None:
+            self._read.finish()
+        if not self._lengths:
+            return
+        tokens = np.memmap(self._tokens.path, "<u4", "r")
+        read = None if self._read is None else np.memmap(self._read.path, bool, "r")
+        lengths = np.array(self._lengths)
+        ends = np.cumsum(lengths)
+        for block in np.arange(len(lengths))[:, None] if alone else fill(lengths, seq_len):
+            spans = [(n, slice(int(ends[n] - lengths[n]), int(ends[n]))) for n in block]
+            yield ((tokens[at], None if read is None else read[at], self._bytes[n]) for n, at in spans)
+
+    def abandon(self) -> None:
+        self._tokens.abandon()
+        if self._read is not None:
+            self._read.abandon()
+
+    def remove(self) -> None:
+        self._tokens.path.unlink()
+        if self._read is not None:
+            self._read.path.unlink()
+
+
+def fill(lengths_N: Any, room: int) -> Iterator[Any]:
+    """Give the numbers of the pieces of each block, the longest piece first; together they are all pieces."""
+    block_N = best_fit(lengths_N, room)
+    longest_first = np.argsort(-lengths_N, kind="stable")
+    order = longest_first[np.argsort(block_N[longest_first], kind="stable")]
+    yield from np.split(order, np.flatnonzero(np.diff(block_N[order])) + 1)
+
+
+def best_fit(lengths_N: Any, room: int) -> Any:
+    """Put pieces of at most `room` tokens into as few blocks as best fit finds, the longest pieces first.
+
+    Returns the block of each piece. A piece goes where the least room is left over. Takes time and memory in proportion
+    to the pieces. Source: Ding et al., Fewer Truncations Improve Language Modeling, arXiv:2404.10830.
+    """
+    block_N = np.empty(len(lengths_N), np.int64)
+    blocks = 0
+    open_blocks: dict[int, list[int]] = {}  # by the room that is left; the lists are stacks
+    rooms = 0  # bit r: there is a block with room r
+    for number in np.argsort(-lengths_N, kind="stable"):
+        length = int(lengths_N[number])
+        fitting = rooms >> length
+        if fitting:
+            left = length + (fitting & -fitting).bit_length() - 1
+            block = open_blocks[left].pop()
+            if not open_blocks[left]:
+                rooms ^= 1 << left
+        else:
+            left, block = room, blocks
+            blocks += 1
+        block_N[number] = block
+        left -= length
+        if left:
+            open_blocks.setdefault(left, []).append(block)
+            rooms |= 1 << left
+    return block_N
