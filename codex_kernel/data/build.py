@@ -126,7 +126,7 @@ def _encoded(job: _Job, corpus: StoredCorpus, encoder: Encoder) -> Iterator[tupl
 class _Counts:
     """What became of the documents of a split, beside what its files say."""
 
-    documents: int = 0
+    seen: int = 0
     overlong: int = 0
     truncated: int = 0
     split: int = 0
@@ -140,7 +140,7 @@ class _Counts:
 
     def as_report(self) -> dict[str, Any]:
         return {
-            "documents": self.documents,
+            "documents": self.seen - self.dropped - self.without_target,
             "documents_overlong": self.overlong,
             "documents_split": self.split,
             "documents_truncated": self.truncated,
@@ -185,7 +185,7 @@ class _Splits:
         """Fit a document into blocks and write it."""
         writer, counts = self._writers[split], self._counts[split]
         self._begin_source(encoded, split)
-        counts.documents += 1
+        counts.seen += 1
         counts.rearranged += encoded.rearranged
         self._encoded_bytes += encoded.text_bytes
         fitted = self._fit(encoded, counts)
@@ -282,7 +282,7 @@ class _Splits:
         found = sum(counts.without_target for counts in self._counts.values())
         if not found:
             return
-        documents = sum(counts.documents for counts in self._counts.values())
+        documents = sum(counts.seen for counts in self._counts.values())
         shown = ", ".join(map(repr, self._without_target[:3])) + (" …" if found > 3 else "")  # noqa: PLR2004
         if self.job.options.on_no_target == "error":
             raise InputError(
@@ -306,7 +306,7 @@ class _Splits:
                 remedy="raise data.seq_len, or let data.on_overflow be split",
             )
         raise InputError(
-            f"the {name} split has no token to predict: {counts.documents:,} documents, none with text for the "
+            f"the {name} split has no token to predict: {counts.seen:,} documents, none with text for the "
             "tokenizer",
             remedy="look at the texts that the dataset gives, and at what the tokenizer makes of them",
         )
@@ -322,7 +322,7 @@ class _Splits:
             if counts.truncated or counts.dropped:
                 done = "cut" if counts.truncated else "dropped"
                 self.job.corpus.report.warning(
-                    f"{counts.overlong:,} of {counts.documents:,} documents of the {name} split are longer than "
+                    f"{counts.overlong:,} of {counts.seen:,} documents of the {name} split are longer than "
                     f"{self.job.options.seq_len:,} tokens and were {done}: {counts.dropped_tokens:,} tokens are lost "
                     f"(data.on_overflow {self.job.options.on_overflow})"
                 )

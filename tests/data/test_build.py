@@ -10,11 +10,9 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
-from token_builders import ByteTokens, CountingTokens, documents, make_data
+from token_builders import ByteTokens, CountingTokens, documents, make_corpus, make_data
 
 from codex_kernel.data.encode import default_fingerprint
-from codex_kernel.data.options import DataOptions
-from codex_kernel.data.select import train_texts
 from codex_kernel.errors import InputError, PluginError, StorageError
 from codex_kernel.interfaces import Blocks, Data, Document
 from codex_kernel.testing import RecordingReporter
@@ -124,6 +122,7 @@ def test_progress_is_reported(tmp_path):
     report = RecordingReporter()
     make_data(documents(*WORDS), tmp_path, report=report)
     assert ("read", 40, 40) in report.activities
+    assert ("clean", 40, 40) in report.activities
     assert ("encode", 40, 40) in report.activities
 
 
@@ -252,16 +251,12 @@ def test_a_dataset_that_changes_while_it_is_read_is_refused(tmp_path):
 
 
 def test_a_dataset_that_can_be_read_only_once_is_refused(tmp_path):
-    """A generator is refused before anything is read, by the texts for a tokenizer and by the data."""
+    """A generator is refused before anything is read."""
     read = []
     docs = (read.append(document) or document for document in documents("first", "second"))
-    options = DataOptions(seq_len=8, validation_fraction=0.0)
-    for ask in (lambda: train_texts(docs, options, seed=1), lambda: make_data(docs, tmp_path)):
-        with pytest.raises(
-            PluginError, match="gave a generator, which can be gone through only once"
-        ) as caught:
-            ask()
-        assert "list" in caught.value.remedy
+    with pytest.raises(PluginError, match="gave a generator, which can be gone through only once") as caught:
+        make_data(docs, tmp_path)
+    assert "list" in caught.value.remedy
     assert not read
 
 
@@ -278,7 +273,7 @@ def test_unchanged_data_is_not_built_again(tmp_path):
         documents(*WORDS), tmp_path, tokenizer=tokenizer, report=report, validation_fraction=0.2
     )
     assert len(tokenizer.texts) == asked == len(WORDS)
-    assert [name for name, _ in report.events] == ["data_reused"]
+    assert [name for name, _ in report.events] == ["data_reused"]  # the corpus is not even looked at
     assert second.report == first.report
     assert second.fingerprint == first.fingerprint
 
@@ -329,10 +324,10 @@ def fill_with_zeros(path):
 
 DAMAGES = {
     "zeros for tokens": lambda folder: fill_with_zeros(folder / "train.tokens"),
-    "zeros for documents": lambda folder: fill_with_zeros(folder / "train.documents"),
+    "zeros for pieces": lambda folder: fill_with_zeros(folder / "train.pieces"),
     "zeros for meta.json": lambda folder: fill_with_zeros(folder / "meta.json"),
     "a shortened file": lambda folder: os.truncate(folder / "train.tokens", 5),
-    "a missing file": lambda folder: (folder / "train.documents").unlink(),
+    "a missing file": lambda folder: (folder / "train.pieces").unlink(),
     "an empty meta.json": lambda folder: (folder / "meta.json").write_text(""),
     "a missing meta.json": lambda folder: (folder / "meta.json").unlink(),
     "another format": lambda folder: (folder / "meta.json").write_text('{"format": 99}'),
@@ -394,7 +389,7 @@ def test_a_killed_builder_leaves_nothing_half_valid(tmp_path, moment):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from codex_kernel.data import store
+        from codex_kernel.data import kept
         from token_builders import ByteTokens, documents, make_data
 
         def die(*arguments):
@@ -407,7 +402,7 @@ def test_a_killed_builder_leaves_nothing_half_valid(tmp_path, moment):
                 return super().encode(text)
 
         if sys.argv[2] == "commit":
-            store.sync_folder = die
+            kept.sync_folder = lambda folder: die() if "tokens" in str(folder) else None
         docs = documents(*(f"text number {n}" for n in range(1000)))
         make_data(docs, Path(sys.argv[1]), tokenizer=Deadly())
     """
@@ -441,16 +436,15 @@ def test_a_full_disk_is_explained(tmp_path):
     process = child(code, tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert str(tmp_path / "tokens") in out
-    assert "bytes are needed" in out
+    assert str(tmp_path / "corpora") in out
     assert "are free" in out
-    assert [path.suffix for path in (tmp_path / "tokens").iterdir()] == [".lock"]
+    assert [path.suffix for path in (tmp_path / "corpora").iterdir()] == [".lock"]
 
 
 def test_a_cache_that_is_a_file_is_explained(tmp_path):
     """A cache path that cannot be a folder is a StorageError, not a traceback."""
     (tmp_path / "cache").write_text("")
-    with pytest.raises(StorageError, match="cannot keep the tokens"):
+    with pytest.raises(StorageError, match="cannot keep the data"):
         make_data(documents("text"), tmp_path / "cache")
 
 
@@ -489,8 +483,7 @@ def test_tokenizers_are_trained_on_the_training_split_alone(tmp_path):
         Document("twice", "elsewhere", WORDS[0]),
         Document("p", "p", "text", "prompt "),
     ]
-    options = DataOptions(seq_len=8, validation_fraction=0.3)
-    texts = train_texts(docs, options, seed=5)
+    texts = make_corpus(docs, tmp_path, seed=5, validation_fraction=0.3).texts()
     assert list(texts) == list(texts)
     tokenizer = CountingTokens()
     data = make_data(docs, tmp_path, seed=5, validation_fraction=0.3)
