@@ -36,6 +36,8 @@ from codex_kernel.plan import Plan
 
 TOKENIZERS = "tokenizers"
 _TOKENIZER_FORMAT = 1
+_DECIDE_DATA = ("seed", "dataset", "cleaners", "tokenizer", "data")
+"""Sections of the manifest."""
 
 
 @frozen(eq=False)
@@ -45,11 +47,13 @@ class Source:
     tokenizer: Tokenizer
     tokenizer_fingerprint: str
     data: TokenData
+    made_of: str
+    """Digest of the sections of the manifest that decide the data."""
 
     def report(self) -> dict[str, Any]:
         """Return what `data.json` holds."""
         saved = isinstance(self.tokenizer, SavedTokenizer)
-        return {"schema": 1, **self.data.report, "tokenizer_saved": saved}
+        return {"schema": 1, **self.data.report, "tokenizer_saved": saved, "made_of": self.made_of}
 
 
 def build_source(
@@ -58,15 +62,19 @@ def build_source(
     """Read the documents, train or load the tokenizer, and encode.
 
     saved: where the tokenizer's files are, or will be; a run that goes on finds them there.
-    before: what `data.json` says of a run that goes on with the same dataset and options: then its tokens are opened by
-        their key, whatever became of the files that they were made of; None: the dataset is read.
+    before: what `data.json` says of a run that goes on. Where the manifest asks for the same data still, its tokens are
+        opened by their key, whatever became of the files that they were made of; else, or None, the dataset is read.
     """
-    if before is not None and (source := _of_before(plan, hooks, run, saved, before)):
-        return source
+    made_of = _made_of(plan)
+    if before is not None and before.get("made_of") == made_of:
+        source = _of_before(plan, hooks, run, saved, before)
+        if source is not None:
+            return source
     corpus = build_corpus(plan, hooks, run)
     tokenizer = build_tokenizer(plan, hooks, run, corpus, saved)
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
-    return Source(tokenizer, fingerprint, build(corpus, tokenizer, tokenizer_fingerprint=fingerprint))
+    data = build(corpus, tokenizer, tokenizer_fingerprint=fingerprint)
+    return Source(tokenizer, fingerprint, data, made_of)
 
 
 def build_corpus(plan: Plan, hooks: Hooks, run: RunContext) -> Corpus:
@@ -85,20 +93,25 @@ def _of_before(
     plan: Plan, hooks: Hooks, run: RunContext, saved: Path, before: Mapping[str, Any]
 ) -> Source | None:
     """Open what a run had before; None where the tokens are gone or damaged."""
-    if before.get("tokenizer_saved", True) and not saved.is_dir():
+    if before["tokenizer_saved"] and not saved.is_dir():
         return None
     tokenizer = load_tokenizer(hooks, run, saved)
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
     _refuse_another("tokenizer", before["tokenizer"], fingerprint)
     data = reopen(run.cache, before["key"], run.report)
-    return None if data is None else Source(tokenizer, fingerprint, data)
+    return None if data is None else Source(tokenizer, fingerprint, data, before["made_of"])
+
+
+def _made_of(plan: Plan) -> str:
+    resolved = plan.resolved()
+    return kept.digest(**{name: resolved[name] for name in _DECIDE_DATA})
 
 
 def _cleaning_steps(plan: Plan, hooks: Hooks, run: RunContext) -> list[CleaningStep]:
     """Make the cleaning steps of a pass, each with all that decides what it does."""
     chosen = {id(one.plugin): one for one in plan.of_kind("cleaner")}
     steps = []
-    for plugin, cleaner in hooks.cleaners(run):
+    for plugin, cleaner in hooks.cleaner(run):
         section = chosen[id(plugin)]
         files = getattr(cleaner, "fingerprint", None)
         description = [

@@ -39,9 +39,6 @@ from codex_kernel.reporter import RunReporter
 from codex_kernel.runfolder import RunFolder, check_still_there
 from codex_kernel.stopping import SignalStop
 
-_DECIDE_DATA = ("seed", "dataset", "cleaners", "tokenizer", "data")
-"""Sections of the manifest."""
-
 
 @frozen
 class Start:
@@ -194,8 +191,7 @@ class _Execution:
         reporter.run_started(environment.flat(self.plan.resolved()))
         self._tell_what_differs(reporter)
         before = read_json(self.folder.data) if resumes else None
-        same = before if self._reads_the_same() else None
-        source = build_source(self.plan, self.hooks, run, self.folder.tokenizer, same)
+        source = build_source(self.plan, self.hooks, run, self.folder.tokenizer, before)
         check_same_data(before, source)
         write_json(self.folder.data, source.report())
         parts = build_parts(self.plan, self.hooks, run, source, self.folder.checkpoints, materialize=True)
@@ -211,10 +207,6 @@ class _Execution:
             raise
         parts.checkpointer.close()
         return result
-
-    def _reads_the_same(self) -> bool:
-        """Say whether nothing in the manifest differs that decides the data."""
-        return not any(change.key.split(".")[0] in _DECIDE_DATA for change in self.differences)
 
     def _tell_what_differs(self, reporter: RunReporter) -> None:
         """Say what a user may not expect: other plugins, another manifest, another run than was asked for."""

@@ -124,7 +124,7 @@ class Hooks:
         """Return the documents."""
         return self._provide("codex_dataset", run=run)  # type: ignore[no-any-return] # pluggy is untyped
 
-    def cleaners(self, run: RunContext) -> list[tuple[object, Cleaner]]:
+    def cleaner(self, run: RunContext) -> list[tuple[object, Cleaner]]:
         """Return (plugin, cleaning step), each step anew, in the order of the manifest."""
         impls = reversed(self._pm.hook.codex_cleaner.get_hookimpls())
         made = ((impl.plugin, self._call(impl, {"run": run}, lambda answer: answer)) for impl in impls)
