@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from codex_kernel.durable import sync_folder as sync_folder
     from codex_kernel.durable import write_whole as write_whole
     from codex_kernel.errors import CodexError as CodexError
+    from codex_kernel.errors import ConversationError as ConversationError
     from codex_kernel.errors import InputError as InputError
     from codex_kernel.errors import NoCheckpointError as NoCheckpointError
     from codex_kernel.errors import NonFiniteError as NonFiniteError
@@ -65,12 +66,16 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import TrainResult as TrainResult
     from codex_kernel.options import Secret as Secret
     from codex_kernel.options import option as option
+    from codex_kernel.records import RecordFields as RecordFields
+    from codex_kernel.records import TextFields as TextFields
+    from codex_kernel.records import columns_of as columns_of
+    from codex_kernel.records import document_of as document_of
     from codex_kernel.retention import KeepBest as KeepBest
     from codex_kernel.retention import retained_steps as retained_steps
 
 _HOMES = {
     "durable": "sync_folder write_whole",
-    "errors": ("CodexError InputError NoCheckpointError NonFiniteError PluginError StorageError"),
+    "errors": "CodexError ConversationError InputError NoCheckpointError NonFiniteError PluginError StorageError",
     "hookspecs": "hookimpl",
     "interfaces": (
         "IGNORE_INDEX BadRecord Batch BatchDecoder BatchTokenizer Blocks ChatIds ChatTokenizer Checkpoint "
@@ -80,6 +85,7 @@ _HOMES = {
         "TextPieces Tokenizer TrainedTokenizer Trainer TrainResult"
     ),
     "options": "Secret option",
+    "records": "RecordFields TextFields columns_of document_of",
     "retention": "KeepBest retained_steps",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -3,13 +3,14 @@
 One rule: the same patterns and files give the same list in the same order on every machine, and each file once. `**`
 stands for any number of folders; symbolic links to folders are not followed; hidden files and folders are left out
 unless the pattern itself has a part that begins with a dot. Wildcards count in the pattern alone, never in the base,
-and a path that exists is taken literally.
+and a path that exists is taken literally. What cannot be looked at ends the run; it is not left out.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -17,39 +18,122 @@ from pathlib import Path, PurePosixPath
 
 from attrs import frozen
 
+from codex_kernel import InputError, RunContext, option
+
 _MAGIC = re.compile(r"[*?\[]")
+
+
+@frozen(slots=False)
+class FileOptions:
+    """The options that say which files are read; a base class for datasets."""
+
+    paths: list[str] = option(
+        help="Files, folders and globs (** for any depth), relative to where the run was started."
+    )
+    exclude: list[str] = option(
+        factory=list,
+        help="Globs to leave out: without a slash compared with each part of a path, else with the path.",
+    )
 
 
 @frozen
 class FoundFile:
-    """A file of a dataset: `name` is its path relative to the manifest's base, with forward slashes."""
+    """A file of a dataset: `name` is its path relative to the manifest's base, with forward slashes.
+
+    `top` is the folder, relative to the base likewise, in which the pattern that found it looks: the part before its
+    first wildcard.
+    """
 
     name: str
     path: Path
+    top: str = "."
 
 
-def find(patterns: Iterable[str], exclude: Sequence[str], base: Path) -> list[FoundFile]:
+def files_of(options: FileOptions, run: RunContext) -> tuple[FoundFile, ...]:
+    """Return the files that a dataset reads; raise InputError where there is none, or a folder cannot be read."""
+    lost: list[str] = []
+    files = find(options.paths, options.exclude, run.base, lost)
+    if lost:
+        run.report.warning(
+            f"{len(lost)} of the dataset's files are links that lead nowhere, and are left out: first {lost[0]}"
+        )
+    if not files:
+        raise InputError(
+            f"dataset.paths: no file to read: {', '.join(options.paths) or 'empty'} (from {run.base})",
+            remedy="paths are relative to the folder where the run was first started",
+        )
+    return tuple(files)
+
+
+def file_problems(options: FileOptions, base: Path) -> list[str]:
+    """Return a sentence for each thing that is wrong with a dataset's paths, without reading a file."""
+    if not options.paths:
+        return ["paths: is empty, expected at least one file, folder or glob"]
+    problems = unmatched(options.paths, base)
+    if not problems and options.exclude and not find(options.paths, options.exclude, base):
+        return [f"exclude: leaves out every file that paths names: {', '.join(options.exclude)}"]
+    return problems
+
+
+def find(
+    patterns: Iterable[str], exclude: Sequence[str], base: Path, lost: list[str] | None = None
+) -> list[FoundFile]:
     """Return the files, folders' files and matches of globs, each file once, sorted by name.
 
-    A file reached by several paths is taken by its own one, where that is among them.
+    A file reached by several paths is taken by its own one, where that is among them. `lost` gets the names of links
+    that match and lead nowhere.
     """
     found: dict[str, FoundFile] = {}
     for pattern in patterns:
-        for path in matches(pattern, base):
-            name = PurePosixPath(os.path.relpath(path, base)).as_posix()
-            real = os.path.realpath(path)
-            if excluded(name, exclude) or (real in found and os.path.realpath(base) + "/" + name != real):
+        top = _top(pattern, base)
+        for path, kind in _candidates(pattern, base):
+            name = _name(path, base)
+            if excluded(name, exclude):
                 continue
-            found[real] = FoundFile(name, path)
+            real = os.path.realpath(path)
+            if kind == _FILE and (real not in found or os.path.realpath(base) + "/" + name == real):
+                found[real] = FoundFile(name, path, top)
+            elif kind == _LOST and lost is not None:
+                lost.append(name)
     return sorted(found.values(), key=lambda file: file.name)
 
 
-def matches(pattern: str, base: Path) -> Iterator[Path]:
-    """Give the regular files that a pattern matches: a file itself, all below a folder, or a glob's."""
+def _top(pattern: str, base: Path) -> str:
     root, rest = _literal(pattern, base)
-    if not rest and root.is_file():
-        yield root
+    return _name(root if rest or root.is_dir() else root.parent, base)
+
+
+def _name(path: Path, base: Path) -> str:
+    name = PurePosixPath(os.path.relpath(path, base)).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{os.fsencode(path)!r}: the name of the file is not valid UTF-8",
+            remedy="rename it, or leave it out by naming others",
+        ) from error
+    return name
+
+
+def matches(pattern: str, base: Path) -> Iterator[Path]:
+    """Give the regular files that a pattern matches: a file itself, all below a folder, or a glob's.
+
+    Raises InputError where a folder cannot be listed, or the pattern names something that is neither file nor folder.
+    """
+    return (path for path, kind in _candidates(pattern, base) if kind == _FILE)
+
+
+def _candidates(pattern: str, base: Path) -> Iterator[tuple[Path, str]]:
+    """Give what a pattern matches, and what it is; folders are looked through and not given."""
+    if not pattern:
+        raise InputError("paths: an empty name, expected a file, folder or glob", remedy="'.' is this folder")
+    root, rest = _literal(pattern, base)
+    kind = _kind(root) if not rest else "a folder"
+    if kind == _FILE:
+        yield root, kind
         return
+    if kind not in {"a folder", "nothing"}:
+        raise InputError(f"{pattern}: is {kind}, expected a file or a folder")
     rest = rest or ("**",)
     if rest[-1] == "**":
         rest = (*rest, "*")
@@ -58,7 +142,7 @@ def matches(pattern: str, base: Path) -> Iterator[Path]:
     depth = None if "**" in rest else len(rest)
     for path, name in _walk(root, hidden=hidden, depth=depth):
         if regex.fullmatch(name):
-            yield path
+            yield path, _kind(path)
 
 
 def excluded(name: str, patterns: Sequence[str]) -> bool:
@@ -77,35 +161,71 @@ def excluded(name: str, patterns: Sequence[str]) -> bool:
 
 
 def unmatched(patterns: Iterable[str], base: Path) -> list[str]:
-    """Return a sentence for each pattern that matches no file."""
-    return [
-        f"{pattern}: no file matches it, looked from {base}"
-        for pattern in patterns
-        if next(matches(pattern, base), None) is None
-    ]
+    """Return a sentence for each pattern that matches no file, or whose folders cannot be looked through."""
+    problems = []
+    for pattern in patterns:
+        try:
+            if next(matches(pattern, base), None) is None:
+                problems.append(f"{pattern}: no file matches it, looked from {base}")
+        except InputError as error:
+            problems.append(error.message)
+    return problems
+
+
+_FILE = "a file"
+_LOST = "a link that leads nowhere"
+_KINDS = {
+    stat.S_IFREG: _FILE,
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _kind(path: Path) -> str:
+    """Say what lies at a path, links followed; `nothing` where that is so."""
+    try:
+        return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "no file")
+    except (FileNotFoundError, NotADirectoryError):
+        return _LOST if path.is_symlink() else "nothing"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be looked at: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{str(path)!r}: is no path: {error}") from error
 
 
 def _literal(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the path that a pattern begins with, and the parts that remain, the first of them with a wildcard."""
     root, parts = base, Path(pattern).parts
     for number, part in enumerate(parts):
-        if _MAGIC.search(part) and not (root / part).exists():
+        if _MAGIC.search(part) and _kind(root / part) == "nothing":
             return root, parts[number:]
         root /= part
     return root, ()
 
 
 def _walk(root: Path, *, hidden: bool, depth: int | None) -> Iterator[tuple[Path, str]]:
-    """Give the regular files below a folder, and their paths relative to it; `depth` None: at any depth."""
-    for folder, folders, files in os.walk(root):
+    """Give what is no folder below a folder, and their paths relative to it; `depth` None: at any depth."""
+    for folder, folders, files in os.walk(root, onerror=_refuse_folder):
         at = "" if Path(folder) == root else PurePosixPath(os.path.relpath(folder, root)).as_posix() + "/"
         if depth is not None and at.count("/") >= depth - 1:
             folders.clear()
         folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
         for name in sorted(files):
             path = Path(folder, name)
-            if (hidden or not name.startswith(".")) and path.is_file():
+            if hidden or not name.startswith("."):
                 yield path, at + name
+
+
+def _refuse_folder(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return  # where the walk begins there is nothing: no file matches
+    raise InputError(
+        f"{error.filename}: the folder cannot be listed: {error.strerror}",
+        remedy="give yourself the right to read it, or name the files beside it",
+    ) from error
 
 
 @lru_cache(maxsize=256)

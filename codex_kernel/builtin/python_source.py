@@ -94,7 +94,7 @@ class _Sources:
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
-            yield Document(id=file.name, group=file.name, text=_text(file))
+            yield Document(id=file.name, group=file.name, text=_text(file), language="python")
 
 
 def _distribution_files(text: str, exclude: list[str]) -> list[_SourceFile]:
