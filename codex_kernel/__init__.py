@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import Estimates as Estimates
     from codex_kernel.interfaces import EvaluateOptions as EvaluateOptions
     from codex_kernel.interfaces import Evaluation as Evaluation
+    from codex_kernel.interfaces import FingerprintedTokenizer as FingerprintedTokenizer
     from codex_kernel.interfaces import GenerateRequest as GenerateRequest
     from codex_kernel.interfaces import HiddenStates as HiddenStates
     from codex_kernel.interfaces import Message as Message
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import TrainedTokenizer as TrainedTokenizer
     from codex_kernel.interfaces import Trainer as Trainer
     from codex_kernel.interfaces import TrainResult as TrainResult
+    from codex_kernel.interfaces import UnknownToken as UnknownToken
     from codex_kernel.options import Secret as Secret
     from codex_kernel.options import option as option
     from codex_kernel.records import RecordFields as RecordFields
@@ -80,9 +82,9 @@ _HOMES = {
     "interfaces": (
         "IGNORE_INDEX BadRecord Batch BatchDecoder BatchTokenizer Blocks ChatIds ChatTokenizer Checkpoint "
         "CheckpointArchive Checkpointer CheckpointState Cleaned Cleaner CorpusText Damaged Data Document Estimate "
-        "Estimates EvaluateOptions Evaluation GenerateRequest HiddenStates Message Model OffsetTokenizer Outcome "
+        "Estimates EvaluateOptions Evaluation FingerprintedTokenizer GenerateRequest HiddenStates Message Model OffsetTokenizer Outcome "
         "Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer SpecialTokens StopRequest "
-        "TextPieces Tokenizer TrainedTokenizer Trainer TrainResult"
+        "TextPieces Tokenizer TrainedTokenizer Trainer TrainResult UnknownToken"
     ),
     "options": "Secret option",
     "records": "RecordFields TextFields columns_of document_of",

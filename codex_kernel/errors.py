@@ -2,6 +2,7 @@
 
     CodexError                  1   any other failure
     ├── InputError              2   a manifest, an option or a data file is wrong
+    │   ├── ConversationError   2   one conversation of a batch cannot be made tokens
     │   └── ManifestError       2   the same, for many places at once
     ├── LockedError             3   another process holds the run folder
     ├── NoCheckpointError       4   nothing to resume from
@@ -35,6 +36,14 @@ class InputError(CodexError):
     """What the user gave (manifest, option, data file) is wrong."""
 
     exit_code = 2
+
+
+class ConversationError(InputError):
+    """A conversation cannot be made tokens; `index` says which of those that were given at once, from 0."""
+
+    def __init__(self, message: str, *, index: int, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.index = index
 
 
 class Problem(NamedTuple):

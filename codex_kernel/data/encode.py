@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from codex_kernel.data import fim
 from codex_kernel.data.fim import Cut, FimTokens
 from codex_kernel.data.options import DataOptions
-from codex_kernel.errors import CodexError, InputError, PluginError
+from codex_kernel.errors import CodexError, ConversationError, InputError, PluginError
 from codex_kernel.interfaces import BatchTokenizer, ChatIds, ChatTokenizer, Document, Tokenizer
 
 _BATCH_DOCUMENTS = 512
@@ -122,6 +122,8 @@ class Encoder:
             )
         try:
             chats = self.tokenizer.encode_chats([document.messages for document in documents])
+        except ConversationError as error:
+            _blame(error, documents[error.index])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about one of these
             if len(documents) > 1:
                 half = len(documents) // 2
