@@ -1,0 +1,505 @@
+"""What the data costs: encoding, training a vocabulary, packing, reading back, going on, and memory.
+
+    python benchmarks/data.py [encode] [train] [pack] [read] [resume] [memory] [--rounds 3] [--json]
+                              [--corpus-mb 512] [--limit-mb 256]
+
+One rule: the ways of doing a thing take turns in one process (or in processes of their own, in turns), and only the
+ratio within a round counts: a busy machine changes the times.
+
+`encode`: documents to int64 arrays of ids, by the kernel's encoder over `hf-bpe`, by the call of transformers'
+tokenizer and by the tokenizers library's `encode_batch_fast`, all with one vocabulary; the ids must be equal.
+`train`: a vocabulary by `hf-bpe` (its round-trip gate included) and by the library's own trainer; they must be equal.
+`pack`: share of the slots of all blocks that hold tokens, on single functions, by `data.packing`, and for batches
+that are padded to their longest sequence, as most loops do.
+`read`: shuffled batches of 32 blocks of 256 tokens a second, and the same rows gathered out of a bare memory map.
+`resume`: seconds from the start of `codex resume` until the first batch is there, at step 10 and at step 1,000,000.
+`memory`: `codex data build` on a corpus larger than the memory that the process may have (RLIMIT_DATA: what it
+allocates; files that it maps belong to the system's cache).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import asdict, frozen
+from source_code import documents, functions, write_jsonl
+
+from codex_kernel import Document
+from codex_kernel.data import order
+from codex_kernel.data.build import build
+from codex_kernel.data.corpus import Corpus
+from codex_kernel.data.encode import Encoder
+from codex_kernel.data.options import DataOptions
+from codex_kernel.data.store import TokenData
+from codex_kernel.testing import make_run
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCAB_SIZE = 8192
+BATCH, SEQ_LEN = 32, 256
+STEPS = (10, 1_000_000)
+clock = time.perf_counter
+
+
+@frozen
+class Row:
+    """One result: what was measured, how much, its ratio to the reference of the same round, and what is asked for."""
+
+    case: str
+    what: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    to: str = ""
+    target: str = ""
+
+
+def in_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each way, round by round, after a first round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            began = clock()
+            way()
+            if number:
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def ratio(of: list[float], to: list[float]) -> float:
+    """Return how many times as long the second takes as the first: the median over the rounds."""
+    return statistics.median(b / a for a, b in zip(of, to, strict=True))
+
+
+def child(case: str, *arguments: object, threads: int = 1, **how: Any) -> Any:
+    """Run a case in a process of its own, whose libraries have that many threads, and return what it printed."""
+    count = {name: str(threads) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")}
+    done = subprocess.run(  # noqa: S603 - this file
+        [sys.executable, __file__, "--child", case, *map(str, arguments)],
+        env={**os.environ, **count, "TOKENIZERS_PARALLELISM": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+        **how,
+    )
+    if done.returncode:
+        raise SystemExit(f"{case} {arguments}: exit code {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ── encode, train ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def texts_of(megabytes: float) -> list[str]:
+    """Return files of source code, spread over the whole corpus, of about that size."""
+    texts = [document.text for document in documents()]
+    step = max(1, round(sum(map(len, texts)) / (megabytes * 1e6)))
+    return texts[::step]
+
+
+def vocabulary(folder: Path, texts: list[str]) -> Any:
+    """Train a vocabulary as a run does."""
+    from codex_hf.bpe import HFBPETokenizer
+
+    return HFBPETokenizer(vocab_size=VOCAB_SIZE).codex_tokenizer(make_run(folder), texts, None)
+
+
+def encode(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Compare three ways from texts to arrays of ids, with one and with two threads."""
+    with tempfile.TemporaryDirectory() as name:
+        trained = Path(name, "tokenizer")
+        trained.mkdir()
+        vocabulary(Path(name), texts_of(4)).save(trained)
+        for threads in (1, 2):
+            found = child("encode", trained, arguments.rounds, threads=threads)
+            for way, seconds in found["seconds"].items():
+                ours = way == "codex"
+                yield Row(
+                    "encode",
+                    f"{way}, {threads} thread{'s' if threads > 1 else ''}",
+                    found["bytes"] / 1e6 / statistics.median(seconds),
+                    "MB/s",
+                    ratio(seconds, found["seconds"]["transformers call"]),
+                    "transformers call",
+                    ">= 3" if ours else "",
+                )
+
+
+def encode_child(trained: str, rounds: str) -> dict[str, Any]:
+    """Encode in turns, and compare the ids."""
+    from transformers import PreTrainedTokenizerFast
+
+    from codex_hf.fast_tokenizer import load_fast_tokenizer
+
+    texts = texts_of(4)
+    ours = load_fast_tokenizer(Path(trained, "tokenizer.json"), "<|endoftext|>")
+    library = load_fast_tokenizer(Path(trained, "tokenizer.json"), "<|endoftext|>").backend
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(Path(trained, "tokenizer.json")))
+    encoder = Encoder(ours, DataOptions(), 0)
+    given = [Document(str(number), str(number), text) for number, text in enumerate(texts)]
+    ways = {
+        "codex": lambda: [encoded.ids for encoded in encoder.encode(given)],
+        "transformers call": lambda: [
+            np.asarray(ids, np.int64) for ids in theirs(texts, add_special_tokens=False)["input_ids"]
+        ],
+        "encode_batch_fast": lambda: [
+            np.asarray(encoding.ids, np.int64)
+            for encoding in library.encode_batch_fast(texts, add_special_tokens=False)
+        ],
+    }
+    mine, reference = ways["codex"](), ways["encode_batch_fast"]()
+    for number, (one, other) in enumerate(zip(mine, reference, strict=True)):
+        if not np.array_equal(one[:-1], other):  # the kernel has put an end-of-text behind
+            raise SystemExit(f"the ids of document {number} differ")
+    return {"bytes": sum(len(text.encode()) for text in texts), "seconds": in_turns(ways, int(rounds))}
+
+
+def train(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Compare the plugin's training with the library's own."""
+    for threads in (1, 2):
+        found = child("train", arguments.rounds, threads=threads)
+        for way, seconds in found["seconds"].items():
+            yield Row(
+                "train",
+                f"{way}, {threads} thread{'s' if threads > 1 else ''}",
+                statistics.median(seconds),
+                "s",
+                ratio(seconds, found["seconds"]["tokenizers trainer"]),
+                "tokenizers trainer",
+                ">= 0.9" if way == "hf-bpe" else "",
+            )
+
+
+def train_child(rounds: str) -> dict[str, Any]:
+    """Train in turns, and compare the vocabularies."""
+    import tokenizers
+    from tokenizers import trainers
+
+    texts = texts_of(4)
+    with tempfile.TemporaryDirectory() as name:
+        mine = vocabulary(Path(name), texts)
+
+        def library() -> Any:
+            fresh = tokenizers.Tokenizer(tokenizers.models.BPE())
+            fresh.pre_tokenizer, fresh.decoder = mine.backend.pre_tokenizer, mine.backend.decoder
+            trainer = trainers.BpeTrainer(
+                vocab_size=VOCAB_SIZE,
+                min_frequency=2,
+                special_tokens=["<|endoftext|>"],
+                initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            )
+            fresh.train_from_iterator(texts, trainer=trainer)
+            return fresh
+
+        if library().get_vocab() != mine.backend.get_vocab():
+            raise SystemExit("the two vocabularies differ")
+        ways = {"hf-bpe": lambda: vocabulary(Path(name), texts), "tokenizers trainer": library}
+        return {"seconds": in_turns(ways, int(rounds))}
+
+
+# ── pack, read ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tokens_of(given: list[Document], tokenizer: Any, folder: Path, **options: Any) -> TokenData:
+    """Build a token store of documents, as a run does."""
+    run = make_run(folder)
+    corpus = Corpus.of(
+        given,
+        DataOptions(validation_fraction=0, **options),
+        seed=run.seed,
+        make_steps=list,
+        cache=run.cache,
+        report=run.report,
+    )
+    return build(corpus, tokenizer, tokenizer_fingerprint="benchmark")
+
+
+def pack(_: argparse.Namespace) -> Iterator[Row]:
+    """Compare ways of filling blocks with functions."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = vocabulary(Path(name), texts_of(4))
+        given = functions()
+        encoder = Encoder(tokenizer, DataOptions(), 0)
+        lengths = np.array([len(encoded.ids) for encoded in encoder.encode(given)])
+        for batch, seq_len in ((8, 256), (8, 1024), (32, 2048)):
+            for packing in ("whole", "stream", "none"):
+                data = tokens_of(given, tokenizer, Path(name), seq_len=seq_len, packing=packing)
+                split = data.report["splits"]["train"]
+                if split["tokens_dropped"] or split["documents_truncated"] or split["documents_dropped"]:
+                    raise SystemExit(f"{packing}: tokens were lost: {split}")
+                filled = split["tokens"] / (split["blocks"] * seq_len)
+                target = ">= 0.98" if packing == "whole" else ""
+                yield Row("pack", f"packing={packing}, {seq_len}", filled, "filled", target=target)
+            for what, share in padded(lengths, batch, seq_len).items():
+                yield Row("pack", f"padded to the longest, {batch} x {seq_len}: {what}", share, "share")
+
+
+def padded(lengths_N: Any, batch: int, cap: int) -> dict[str, float]:
+    """Return how full shuffled batches are that are padded to their longest sequence, and what a cap cuts off."""
+    shuffled = np.random.default_rng(0).permutation(lengths_N)
+    kept = np.minimum(shuffled[: len(shuffled) // batch * batch].reshape(-1, batch), cap)
+    filled = kept.sum() / (kept.max(axis=1).sum() * batch)
+    return {"filled": float(filled), "cut off": float(1 - np.minimum(lengths_N, cap).sum() / lengths_N.sum())}
+
+
+def read(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Gather shuffled batches, as codex does and out of a bare memory map."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = vocabulary(Path(name), texts_of(4))
+        for what, given in (("files", documents()), ("functions", functions())):
+            data = tokens_of(given, tokenizer, Path(name), seq_len=SEQ_LEN, packing="stream")
+            blocks = data.train
+            (stream,) = Path(name, "cache", "tokens", data.report["key"]).glob("train.tokens")
+            tokens = np.memmap(stream, "<u2", "r")
+            rows = np.lib.stride_tricks.as_strided(
+                tokens, (len(blocks), SEQ_LEN + 1), (2 * SEQ_LEN, 2), writeable=False
+            )
+            ids = order.samples(0, BATCH * 4000, n=len(blocks), seed=0).reshape(-1, BATCH)
+
+            def bare(rows: Any = rows, ids: Any = ids) -> None:
+                for batch in ids:
+                    window = rows[batch]
+                    window[:, :-1].astype(np.int64)
+                    window[:, 1:].astype(np.int64)
+
+            def gathered(blocks: Any = blocks, ids: Any = ids) -> None:
+                for batch in ids:
+                    blocks.gather(batch)
+
+            def ordered(data: TokenData = data, steps: int = len(ids)) -> None:
+                for step in range(steps):
+                    data.train.gather(data.samples(step * BATCH, BATCH))
+
+            ways = {"gather": gathered, "order and gather": ordered, "bare memory map": bare}
+            seconds = in_turns(ways, arguments.rounds)
+            for way in ways:
+                yield Row(
+                    "read",
+                    f"{way}, {what}, {len(blocks):,} blocks",
+                    len(ids) / statistics.median(seconds[way]),
+                    "batches/s",
+                    ratio(seconds[way], seconds["bare memory map"]),
+                    "bare memory map",
+                    ">= 20,000" if way == "order and gather" else "",
+                )
+
+
+# ── resume ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+FIRST_BATCH = '''
+"""A trainer that claims to be at a step, saves, and on resume says when its first batch is there."""
+import json, time
+from attrs import frozen
+from codex_kernel import CheckpointState, Progress, TrainResult, hookimpl
+
+@frozen
+class FirstBatch:
+    step: int = 10
+
+    @hookimpl
+    def codex_trainer(self, run, parts):
+        return _Loop(self, run, parts)
+
+@frozen(eq=False)
+class _Loop:
+    options: FirstBatch
+    run: object
+    parts: object
+
+    def fit(self, state):
+        step = state.values["trainer.json"]["step"] if state else self.options.step
+        batch = self.parts.data.train.gather(self.parts.data.samples(step * 32, 32))
+        (self.run.folder / "first-batch.json").write_text(json.dumps([time.time(), batch.sample_ids_B.tolist()]))
+        progress = Progress(step, None, 0.0, 1, 1)
+        self.run.report.metrics(progress, {"loss": 1.0})
+        self.parts.checkpointer.save(step, CheckpointState({}, {"trainer.json": {"step": step}}), {})
+        return TrainResult(progress, {"train/loss": 1.0}, "asked to stop", 15)
+'''
+MANIFEST = """\
+name: first-batch
+dataset: {type: python-source, distributions: [sympy, networkx]}
+tokenizer: bytes
+data: {seq_len: 256}
+model: toy
+trainer: {type: first-batch}
+checkpointer: toy
+"""
+
+
+def resume(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Start `codex resume` in turns on two runs that differ in their step alone."""
+    sys.path.insert(0, str(ROOT))
+    from tests.toys import install, install_toys
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        install_toys(folder / "site")
+        plugins = {"codex.trainers": {"first-batch": "first_batch:FirstBatch"}}
+        install(folder / "site", "first-batch", plugins, modules={"first_batch": FIRST_BATCH})
+        (folder / "manifest.yaml").write_text(MANIFEST)
+        for step in STEPS:
+            codex(folder, "run", "manifest.yaml", "--set", f"trainer.step={step}", "--run-dir", f"at-{step}")
+        codex(folder, "--version")
+        ways: dict[str, Callable[[], float]] = {
+            **{
+                f"codex resume, at step {step:,}": lambda step=step: until_batch(folder, step)
+                for step in STEPS
+            },
+            "codex --version": lambda: codex(folder, "--version"),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(arguments.rounds + 2):
+            for way, measured in ways.items():
+                if (found := measured()) and number:
+                    seconds[way].append(found)
+        early = seconds[f"codex resume, at step {STEPS[0]:,}"]
+        for number, (way, found) in enumerate(seconds.items()):
+            target = "about 1" if number == 1 else ""
+            yield Row(
+                "resume", way, statistics.median(found), "s", ratio(found, early), f"step {STEPS[0]}", target
+            )
+
+
+def codex(folder: Path, *arguments: str) -> float:
+    """Run a command and return its seconds."""
+    began = clock()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder / "site"),
+        "CODEX_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "codex_kernel", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in {0, 143}:  # 143: the trainer says that SIGTERM stopped it
+        raise SystemExit(f"codex {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
+    return clock() - began
+
+
+def until_batch(folder: Path, step: int) -> float:
+    """Return the seconds from the start of `codex resume` until it has its first batch."""
+    run = folder / f"at-{step}"
+    began = time.time()
+    codex(folder, "resume", str(run))
+    told, ids = json.loads((run / "first-batch.json").read_text())
+    if told < began or not ids:
+        raise SystemExit(f"{run}: there was no batch")
+    return float(told - began)
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def memory(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Build the data of a corpus that is larger than the memory the process may have."""
+    for tokenizer in arguments.tokenizer or ["bytes"]:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+            folder = Path(name)
+            size = write_jsonl(folder / "corpus.jsonl", arguments.corpus_mb * 10**6)
+            section = "bytes"
+            if tokenizer != "bytes":
+                (folder / "tokenizer").mkdir()
+                vocabulary(folder, texts_of(4)).save(folder / "tokenizer")
+                section = "{type: hf-bpe, path: tokenizer/tokenizer.json}"
+            (folder / "manifest.yaml").write_text(
+                f"name: memory\ndataset: {{type: jsonl, paths: [corpus.jsonl]}}\ntokenizer: {section}\n"
+                "model: {type: hf-causal-lm, config: {model_type: llama}}\ntrainer: torch\n"
+            )
+            for limit in (arguments.limit_mb, None):
+                found = child("memory", folder, limit or 0, cwd=folder)
+                what = f"limit {limit} MB" if limit else "no limit, from the cache"
+                peak = found["peak_bytes"]
+                yield Row(
+                    "memory",
+                    f"{tokenizer}, {size / 1e6:,.0f} MB of text, {what}, {found['seconds']:.0f} s",
+                    peak / 1e6,
+                    "MB peak",
+                    peak / size,
+                    "the corpus",
+                    "< 1",
+                )
+
+
+def memory_child(folder: str, limit_mb: str) -> dict[str, Any]:
+    """Run `codex data build` in a child that has this limit, and return its peak."""
+    import resource
+
+    def limited() -> None:
+        if int(limit_mb):
+            resource.setrlimit(resource.RLIMIT_DATA, (int(limit_mb) * 10**6,) * 2)
+
+    began = clock()
+    done = subprocess.run(
+        [sys.executable, "-m", "codex_kernel", "data", "build", "manifest.yaml"],
+        cwd=folder,
+        env={**os.environ, "CODEX_CACHE": str(Path(folder, "cache"))},
+        preexec_fn=limited,
+        stdout=sys.stderr,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"codex data build: exit code {done.returncode}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {"peak_bytes": peak, "seconds": clock() - began}
+
+
+# ── all ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CASES = {"encode": encode, "train": train, "pack": pack, "read": read, "resume": resume, "memory": memory}
+CHILDREN = {"encode": encode_child, "train": train_child, "memory": memory_child}
+
+
+def shown(row: Row) -> str:
+    """Return a row of the table."""
+    digits = 0 if row.value >= 1000 else 3 if row.unit in {"filled", "share", "s"} else 1  # noqa: PLR2004
+    against = f"{row.ratio:6.2f} x {row.to}" if row.ratio is not None else ""
+    target = f"  ({row.target})" if row.target else ""
+    return f"{row.case:<8} {row.what:<58} {row.value:>12,.{digits}f} {row.unit:<10} {against}{target}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="case")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--corpus-mb", type=int, default=512)
+    parser.add_argument("--limit-mb", type=int, default=256)
+    parser.add_argument("--tokenizer", choices=["bytes", "hf-bpe"], action="append", help="of `memory`")
+    parser.add_argument("--folder", type=Path, help="where the large corpus is written")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(CHILDREN[arguments.child[0]](*arguments.child[1:])))
+        return
+    rows = []
+    for case in arguments.cases or CASES:
+        for row in CASES[case](arguments):
+            rows.append(row)
+            print(shown(row), file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    load = os.getloadavg()[0]
+    if arguments.json:
+        print(json.dumps({"load": load, "rows": [asdict(row) for row in rows]}, indent=1))
+    else:
+        print(f"load {load:.1f}")
+
+
+if __name__ == "__main__":
+    main()
