@@ -24,6 +24,21 @@ _CHUNK = 1 << 14  # positions worked on at once: they stay in the processor's ca
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
+def rank_slice(start: int, count: int, *, rank: int, world_size: int) -> tuple[int, int]:
+    """Return (start, count) of the positions that a rank takes of the global batch start … start + count - 1.
+
+    The slices of all ranks, one after the other, are the global batch: its order is the same for any number of ranks.
+    Where the batch does not divide evenly the slices differ by one, and with more ranks than samples some are empty.
+    Raises ValueError where the rank is none of the world's, or start or count is negative.
+    """
+    if not 0 <= rank < world_size or start < 0 or count < 0:
+        raise ValueError(
+            f"expected 0 <= rank < world_size, start >= 0, count >= 0; got {rank=}, {world_size=}, {start=}, {count=}"
+        )
+    first, after = count * rank // world_size, count * (rank + 1) // world_size
+    return start + first, after - first
+
+
 def samples(start: int, count: int, *, n: int, seed: int) -> Any:
     """Return the sample ids (int64, one per position) of the positions start … start + count - 1.
 
@@ -45,10 +60,22 @@ def samples(start: int, count: int, *, n: int, seed: int) -> Any:
     return ids
 
 
+def at(positions: Any, *, n: int, seed: int | str) -> Any:
+    """Return the sample ids of these positions (int64, at least one), which lie near one another in any order."""
+    epochs, places = np.divmod(positions, n)
+    first, last = int(epochs.min()), int(epochs.max())
+    keys = _keys(seed, first, last - first + 1, _rounds(n))
+    return _permute(places, n, keys if first == last else keys[:, epochs - first])
+
+
+def _rounds(n: int) -> int:
+    return _ROUNDS if n > _SMALL else _ROUNDS_SMALL
+
+
 def _chunk(start: int, count: int, n: int, seed: int) -> Any:
     epoch, index = divmod(start, n)
     places = np.arange(index, index + count, dtype=np.int64)
-    rounds = _ROUNDS if n > _SMALL else _ROUNDS_SMALL
+    rounds = _rounds(n)
     if index + count <= n:
         return _permute(places, n, _keys(seed, epoch, 1, rounds))
     epochs, places = np.divmod(places, n)
@@ -56,7 +83,7 @@ def _chunk(start: int, count: int, n: int, seed: int) -> Any:
     return _permute(places, n, keys[:, epochs])
 
 
-def _keys(seed: int, first_epoch: int, epochs: int, rounds: int) -> Any:
+def _keys(seed: int | str, first_epoch: int, epochs: int, rounds: int) -> Any:
     """Return round keys (uint32, rounds × epochs): splitmix64 over a counter that the seed starts."""
     base = int.from_bytes(hashlib.sha256(f"codex.order:{seed}".encode()).digest()[:8], "big")
     first = (base + first_epoch * _ROUNDS_SMALL * _GOLDEN) % 2**64

@@ -21,12 +21,15 @@ from codex_kernel.interfaces.data import (
     CorpusText,
     Data,
     Document,
+    FingerprintedTokenizer,
     Message,
+    Mixing,
     OffsetTokenizer,
     SavedTokenizer,
     SpecialTokens,
     Tokenizer,
     TrainedTokenizer,
+    UnknownToken,
 )
 from codex_kernel.interfaces.model import (
     Checkpoint,
@@ -80,9 +83,11 @@ __all__ = [
     "Estimates",
     "EvaluateOptions",
     "Evaluation",
+    "FingerprintedTokenizer",
     "GenerateRequest",
     "HiddenStates",
     "Message",
+    "Mixing",
     "Model",
     "OffsetTokenizer",
     "Outcome",
@@ -101,4 +106,5 @@ __all__ = [
     "TrainResult",
     "TrainedTokenizer",
     "Trainer",
+    "UnknownToken",
 ]

@@ -72,6 +72,19 @@ class Cleaned:
     counts: Mapping[str, int] = {}
 
 
+@frozen
+class Mixing:
+    """In what shares the sources of a dataset are trained.
+
+    `weights` maps each source to its share of the training blocks, in any unit; None: in proportion to their blocks.
+    `schedule` has (from_tokens, weights), from_tokens rising: from so many training tokens on, blocks of `seq_len`
+    tokens counted whole, these weights hold instead.
+    """
+
+    weights: Mapping[str, float] | None = None
+    schedule: tuple[tuple[int, Mapping[str, float]], ...] = ()
+
+
 class Cleaner(Protocol):
     """A cleaning step, made anew for each pass over the documents, which it is given in their order.
 
@@ -141,7 +154,8 @@ class Data(Protocol):
         """Return `count` sample ids (int64) of the endless training order from position `start` on.
 
         A pure function of the seed and the position: every epoch is a permutation of all training blocks, and epoch
-        e takes the positions e·n … (e+1)·n - 1. It costs the same at any position and holds no state.
+        e takes the positions e·n … (e+1)·n - 1. Of a mixture with weights, every pass over a source is a permutation of
+        its blocks. It costs the same at any position and holds no state.
         """
 
 
@@ -228,7 +242,30 @@ class ChatTokenizer(Protocol):
 
 
 @runtime_checkable
-class SavedTokenizer(Protocol):
+class FingerprintedTokenizer(Protocol):
+    """A tokenizer that can be told from another one.
+
+    Of one without it the kernel takes the plugin's version and options, so that every update of it is another one.
+    """
+
+    def fingerprint(self) -> str:
+        """Hex digest of all that decides which ids a text gets.
+
+        Vocabulary, merges, normaliser, pre-tokeniser, decoder, special tokens, chat template.
+        """
+
+
+@runtime_checkable
+class UnknownToken(Protocol):
+    """A tokenizer that may have a token for what it cannot spell, and then loses text."""
+
+    @property
+    def unk_id(self) -> int | None:
+        """The token that stands for any text that the vocabulary has none for; None: every text can be spelt."""
+
+
+@runtime_checkable
+class SavedTokenizer(FingerprintedTokenizer, Protocol):
     """A tokenizer with state (a vocabulary) that must be kept with the run.
 
     A tokenizer without it is rebuilt from its options alone.
@@ -236,12 +273,6 @@ class SavedTokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the files from which the same plugin makes an equal tokenizer; `folder` exists and is empty."""
-
-    def fingerprint(self) -> str:
-        """Hex digest of all that decides which ids a text gets.
-
-        Vocabulary, merges, normaliser, pre-tokeniser, decoder, special tokens, chat template.
-        """
 
 
 @runtime_checkable
