@@ -7,7 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_builders import EOS, ByteTokens, documents, make_data, slow_blocks
 
+from codex_kernel.data.options import DataOptions
+from codex_kernel.data.pack import best_fit, fill
+from codex_kernel.errors import InputError, PluginError
 from codex_kernel.interfaces import IGNORE_INDEX, Document
+from codex_kernel.testing import RecordingReporter
 
 TEXTS = st.lists(st.text(max_size=20), min_size=1, max_size=12)
 PROMPTED = st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), min_size=1, max_size=10)
@@ -129,3 +133,153 @@ def test_a_block_that_is_not_there_is_refused(tmp_path, ids):
     data = make_data(documents("some text that fills a few blocks"), tmp_path)
     with pytest.raises(IndexError):
         data.train.gather(ids)
+
+
+# ── whole documents ───────────────────────────────────────────────────────────────────────────────────────────────
+
+WHOLE = st.sampled_from(["whole", "none"])
+
+
+@settings(deadline=None)
+@given(PROMPTED.filter(trainable), st.integers(2, 16), WHOLE)
+def test_whole_documents_lose_no_target(pairs, seq_len, packing):
+    """Whether packed whole or one to a block, the targets are those of the stream, in another order."""
+    data, used, folder = built(pairs, seq_len, packing=packing)
+    with folder:
+        batch = data.train.gather(np.arange(len(data.train)))
+        expected = [
+            token
+            for document in used
+            for token in [*document.prompt.encode(), *document.text.encode(), EOS][
+                max(1, len(document.prompt.encode())) :
+            ]
+        ]
+        targets = batch.targets_BT[batch.targets_BT != IGNORE_INDEX]
+        assert sorted(targets.tolist()) == sorted(expected)
+        assert data.train.target_tokens == len(expected)
+        facts = data.report["splits"]["train"]
+        assert facts["padding_slots"] == int((batch.document_ids_BT < 0).sum())
+        assert facts["tokens"] + facts["padding_slots"] == batch.document_ids_BT.size
+
+
+@settings(deadline=None)
+@given(TEXTS.filter(any), st.integers(24, 90), WHOLE)
+def test_whole_documents_are_never_cut(texts, seq_len, packing):
+    """A document that fits into a block lies in one, from its first token to its end-of-text, positions from 0."""
+    data, used, folder = built([("", text) for text in texts], seq_len, packing=packing)
+    with folder:
+        batch = data.train.gather(np.arange(len(data.train)))
+        found = []
+        for ids, documents_T, positions in zip(
+            batch.input_ids_BT, batch.document_ids_BT, batch.position_ids_BT, strict=True
+        ):
+            numbers = [number for number in np.unique(documents_T) if number >= 0]
+            assert packing == "whole" or len(numbers) == 1
+            assert numbers == list(range(len(numbers)))
+            for number in numbers:
+                of_one = documents_T == number
+                found.append(ids[of_one].tolist())
+                assert positions[of_one].tolist() == list(range(of_one.sum()))
+        fitting = [
+            [*document.text.encode(), EOS] for document in used if len(document.text.encode()) < seq_len
+        ]
+        assert all(tokens in found for tokens in fitting)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=200))
+def test_best_fit_puts_every_piece_into_one_block(lengths):
+    """No block is overfull, no piece is left out, and no two blocks could be one."""
+    room = 40
+    lengths_N = np.array(lengths)
+    block_N = best_fit(lengths_N, room)
+    filled = np.bincount(block_N, weights=lengths_N)
+    assert len(block_N) == len(lengths)
+    assert (filled <= room).all()
+    assert (filled > 0).all()
+    assert len(filled) == 1 or np.sort(filled)[:2].sum() > room
+    assert sorted(number for block in fill(lengths_N, room) for number in block) == list(range(len(lengths)))
+
+
+def test_a_block_of_one_token_takes_no_whole_documents():
+    """With packing whole or none a block must hold a token and its target."""
+    with pytest.raises(ValueError, match="seq_len: expected at least 2 with packing whole"):
+        DataOptions(seq_len=1, packing="whole")
+
+
+# ── sources ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    st.integers(2, 12),
+    st.sampled_from(["stream", "whole", "none"]),
+)
+def test_a_block_has_one_source(first, second, seq_len, packing):
+    """The blocks of a source lie together, and none holds tokens of another one."""
+    docs = [Document(f"a{n}", f"a{n}", "a" * size, source="A") for n, size in enumerate(first)]
+    docs += [Document(f"b{n}", f"b{n}", "b" * size, source="B") for n, size in enumerate(second)]
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_data(docs, Path(folder), seq_len=seq_len, packing=packing, duplicates="keep")
+        (start_a, blocks_a), (start_b, blocks_b) = data.train.sources["A"], data.train.sources["B"]
+        assert (start_a, start_b, start_b + blocks_b) == (0, blocks_a, len(data.train))
+        batch = data.train.gather(np.arange(len(data.train)))
+        letters = {EOS, ord("a")}, {EOS, ord("b")}
+        assert set(batch.input_ids_BT[:blocks_a].ravel().tolist()) <= letters[0]
+        assert set(batch.input_ids_BT[blocks_a:].ravel().tolist()) <= letters[1]
+        targets = batch.targets_BT[batch.targets_BT != IGNORE_INDEX]
+        assert len(targets) == sum(first) + sum(second)
+
+
+def test_a_source_that_comes_again_is_refused(tmp_path):
+    """A dataset gives the documents of a source one after the other."""
+    docs = [Document("1", "1", "x", source="A"), Document("2", "2", "y", source="B")]
+    docs.append(Document("3", "3", "z", source="A"))
+    with pytest.raises(PluginError, match="documents of source 'A' again"):
+        make_data(docs, tmp_path)
+
+
+# ── documents that are too long ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("on_overflow", "kept"),
+    [("truncate_right", b"0123456789abcdef"[:8]), ("truncate_left", [*b"9abcdef", EOS])],
+)
+def test_a_cut_document_keeps_one_end(tmp_path, on_overflow, kept):
+    """Truncation keeps the first or the last seq_len tokens; what is lost is counted, listed and told."""
+    report = RecordingReporter()
+    data = make_data(documents("0123456789abcdef"), tmp_path, report=report, on_overflow=on_overflow)
+    assert data.train.gather([0]).input_ids_BT.tolist() == [list(kept)]
+    facts = data.report["splits"]["train"]
+    assert (facts["documents"], facts["documents_truncated"], facts["tokens_dropped"]) == (1, 1, 9)
+    assert facts["overlong"] == [{"id": "d0", "tokens": 17}]
+    assert facts["target_tokens"] == 7
+    assert any("9 tokens are lost" in warning for warning in report.warnings)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 80),
+    st.integers(0, 80),
+    st.integers(2, 12),
+    st.sampled_from(["stream", "whole"]),
+    st.sampled_from(["truncate_left", "truncate_right"]),
+)
+def test_truncation_is_a_prefix_or_a_suffix(size, prompt, seq_len, packing, on_overflow):
+    """Whatever the packing, the document that is left is the beginning or the end of the whole one."""
+    texts = Document("d", "d", "".join(chr(33 + n) for n in range(size)), "p" * prompt)
+    whole = [*texts.prompt.encode(), *texts.text.encode(), EOS]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            data = make_data([texts], Path(folder), seq_len=seq_len, packing=packing, on_overflow=on_overflow)
+        except InputError as error:
+            assert prompt >= seq_len, error  # noqa: PT017 - only then nothing may be left to train
+            assert "nothing is trained in 1 of 1 documents" in error.message  # noqa: PT017
+            return
+        batch = data.train.gather([0])
+        left = batch.input_ids_BT[batch.document_ids_BT >= 0].tolist()
+        size = min(seq_len, len(whole))
+        assert left == (whole[-size:] if on_overflow == "truncate_left" else whole[:size])
