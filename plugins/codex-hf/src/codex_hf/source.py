@@ -132,7 +132,7 @@ def _hub_folder(source: Source, hub_id: str, run: RunContext) -> Path:
         folder = huggingface_hub.snapshot_download(
             hub_id,
             revision=source.revision,
-            token=_revealed(source.token),
+            token=revealed(source.token),
             cache_dir=run.cache / "hub",
             allow_patterns=_HUB_FILES,
         )
@@ -144,7 +144,7 @@ def _hub_folder(source: Source, hub_id: str, run: RunContext) -> Path:
     return Path(folder)
 
 
-def _revealed(token: Secret | None) -> str | bool:
+def revealed(token: Secret | None) -> str | bool:
     """Return the token; False (not None) where there is none, so that a token lying about is not sent."""
     if token is None:
         return False
