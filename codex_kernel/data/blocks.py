@@ -26,13 +26,13 @@ class MappedBlocks:
 
     seq_len: int
     target_tokens: int
-    bytes_per_token: float
     sources: Mapping[str, tuple[int, int]]
     """Name → (first block, blocks); without a mixture there is one, without a name."""
     _windows_NT: Any  # of T + 1 tokens: those of a block, and the next one
     _starts: Any
     _padding: Any
     _read_NT: Any  # of the targets; None where all are trained
+    _bytes_N: Any
 
     @classmethod
     def open(cls, folder: Path, name: str, facts: SplitFacts) -> MappedBlocks:
@@ -46,12 +46,12 @@ class MappedBlocks:
         return cls(
             facts.seq_len,
             facts.target_tokens,
-            facts.target_bytes / facts.target_tokens,
             facts.sources,
             windows_NT,
             _mapped(folder / f"{name}.pieces", "<i8"),
             _mapped(folder / f"{name}.padding", "bool"),
             read_NT,
+            _mapped(folder / f"{name}.bytes", "<f8"),
         )
 
     def __len__(self) -> int:
@@ -69,6 +69,10 @@ class MappedBlocks:
         if self._read_NT is not None:
             np.copyto(targets_BT, IGNORE_INDEX, where=self._read_NT[ids_B])
         return Batch(input_ids_BT, targets_BT, position_ids_BT, document_ids_BT, ids_B)
+
+    def text_bytes(self, sample_ids_B: Any) -> float:
+        """Return the UTF-8 bytes of text that the targets of these blocks stand for."""
+        return float(self._bytes_N[np.asarray(sample_ids_B, np.int64)].sum())
 
     def _lay_out(self, ids_B: Any, targets_BT: Any) -> tuple[Any, Any]:
         """Return positions and document numbers; take away the targets that belong to another document."""

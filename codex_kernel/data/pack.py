@@ -7,6 +7,7 @@ block ends inside a document, its last token has the next block's first one as i
     <split>.pieces   int64, where each piece starts (a document, a part of one, or padding), then the stream's length
     <split>.padding  uint8 a piece: 1 where it is padding
     <split>.read     uint8 a token, only where some are read and not trained: 1 for those
+    <split>.bytes    float64 a block, the bytes of text that its targets stand for
 
 How documents fill blocks is `packing`: a stream that is cut anywhere; whole documents, as many as fit (best fit, the
 longest first); or one document to a block.
@@ -143,6 +144,8 @@ class _Stream:
     _target_bytes: int = field(init=False, default=0)
     _target_blocks: int = field(init=False, default=0)
     _last_target_block: int = field(init=False, default=-1)
+    _bytes_block: int = field(init=False, default=0)  # whose bytes are being summed
+    _bytes: float = field(init=False, default=0.0)
 
     @property
     def dtype(self) -> str:
@@ -167,7 +170,7 @@ class _Stream:
         self._write_piece(ids, read, padding=False)
         self._target_bytes += text_bytes
         self._pieces_cut += start // self.seq_len != (start + length - 1) // self.seq_len
-        self._count_targets(start, length, read)
+        self._count_targets(start, length, read, text_bytes)
 
     def pad_block(self, eos_id: int) -> None:
         """Fill the block under way."""
@@ -185,21 +188,25 @@ class _Stream:
         self._pieces += 1
         self._at += len(ids)
 
-    def _count_targets(self, start: int, length: int, read: Any) -> None:
+    def _count_targets(self, start: int, length: int, read: Any, text_bytes: int) -> None:
         # Position p has the token at p + 1 as its target: the first token of a piece is nobody's target.
-        if read is None:
-            places = np.array([start, start + length - 2]) if length > 1 else np.empty(0, np.int64)
-            count = length - 1
-        else:
-            places = start + np.flatnonzero(~read[1:])
-            count = len(places)
-        self.target_tokens += count
-        if not count:
+        places = np.arange(length - 1) if read is None else np.flatnonzero(~read[1:])
+        if not len(places):
             return
-        low, high = int(places[0]) // self.seq_len, int(places[-1]) // self.seq_len
-        blocks = high - low + 1 if read is None else len(np.unique(places // self.seq_len))
-        self._target_blocks += blocks - (low == self._last_target_block)
-        self._last_target_block = high
+        blocks, counts = np.unique((places + start) // self.seq_len, return_counts=True)
+        self.target_tokens += len(places)
+        self._target_blocks += len(blocks) - int(blocks[0] == self._last_target_block)
+        self._last_target_block = int(blocks[-1])
+        for block, count in zip(blocks.tolist(), counts.tolist(), strict=True):
+            self._credit(block, text_bytes * count / len(places))
+
+    def _credit(self, block: int, text_bytes: float) -> None:
+        """Add bytes to a block, and write those of the blocks before it."""
+        while self._bytes_block < block:
+            self._write("bytes", np.array([self._bytes], "<f8"))
+            self._bytes = 0.0
+            self._bytes_block += 1
+        self._bytes += text_bytes
 
     def finish(self, eos_id: int) -> tuple[SplitFacts, dict[str, FileFacts]]:
         # The last token of the stream is no more than a target, so it needs no slot of its own.
@@ -210,6 +217,7 @@ class _Stream:
             self._padding += missing - 1
             self._write_piece(np.full(missing, eos_id), None, padding=True)
         self._write("pieces", np.array([self._at], "<i8"))
+        self._credit(blocks, 0.0)
         ends = [*list(self.sources.values())[1:], blocks]
         facts = SplitFacts(
             seq_len=self.seq_len,

@@ -124,9 +124,11 @@ class Blocks(Protocol):
     def target_tokens(self) -> int:
         """Targets of all blocks that are not IGNORE_INDEX."""
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Mean UTF-8 bytes of text that one target stands for."""
+    def text_bytes(self, sample_ids_B: Any) -> float:
+        """Return the UTF-8 bytes of text that the targets of these blocks stand for.
+
+        Of a document that lies in several blocks, each has a share by its targets; the sum over all blocks is exact.
+        """
 
     def __len__(self) -> int:
         """Blocks of the split."""

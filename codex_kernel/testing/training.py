@@ -53,6 +53,10 @@ class ToyBlocks:
         """Blocks of the split."""
         return self.count
 
+    def text_bytes(self, sample_ids_B: Any) -> float:
+        """Return the bytes that the targets of these blocks stand for."""
+        return self.bytes_per_token * int((self.gather(sample_ids_B).targets_BT != IGNORE_INDEX).sum())
+
     def gather(self, sample_ids_B: Any) -> Batch:
         """Return the blocks with these numbers."""
         import numpy as np

@@ -109,10 +109,24 @@ def test_a_document_over_two_blocks_loses_no_target(tmp_path):
     assert batch.position_ids_BT.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
 
 
-def test_bytes_per_token_counts_utf8(tmp_path):
-    """Bytes per target are the UTF-8 bytes of the texts over the targets."""
-    data = make_data(documents("é" * 6, "ab"), tmp_path)
-    assert data.train.bytes_per_token == pytest.approx((12 + 2) / (12 + 2))
+@settings(deadline=None)
+@given(PROMPTED.filter(trainable), st.integers(2, 16), st.sampled_from(["stream", "whole", "none"]))
+def test_the_bytes_of_all_blocks_are_those_of_the_texts(pairs, seq_len, packing):
+    """Blocks share the UTF-8 bytes of a document by its targets, and lose none."""
+    data, used, folder = built(pairs, seq_len, packing=packing)
+    with folder:
+        every = np.arange(len(data.train))
+        size = sum(len(document.text.encode()) for document in used)
+        assert data.train.text_bytes(every) == pytest.approx(size)
+        assert data.report["splits"]["train"]["bytes"] == size
+        assert sum(data.train.text_bytes([n]) for n in every) == pytest.approx(size)
+
+
+def test_a_block_has_the_bytes_of_its_targets(tmp_path):
+    """Of a document in two blocks each has the share of its targets; a padded block has those of its texts."""
+    data = make_data(documents("é" * 6, "ab"), tmp_path)  # 13 and 3 tokens, in blocks of 8
+    assert data.train.text_bytes([0]) == pytest.approx(12 * 8 / 12)
+    assert data.train.text_bytes([1]) == pytest.approx(12 * 4 / 12 + 2)
 
 
 def test_large_vocabularies_are_kept_whole(tmp_path):

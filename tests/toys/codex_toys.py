@@ -179,8 +179,10 @@ class Descent:
     def _evaluate(self, progress: Progress) -> dict[str, float]:
         blocks = self.parts.data.validation
         assert blocks is not None
-        loss, tokens, _ = _loss(self.parts.model.logits_VV, blocks.gather(np.arange(len(blocks))))
-        values = self.parts.evaluation_metrics(Evaluation(loss, tokens, tokens * blocks.bytes_per_token))
+        every = np.arange(len(blocks))
+        loss, tokens, _ = _loss(self.parts.model.logits_VV, blocks.gather(every))
+        size = blocks.text_bytes(every)
+        values = self.parts.evaluation_metrics(Evaluation(loss, tokens, size))
         self.run.report.metrics(progress, values, split="validation")
         return {f"validation/{name}": value for name, value in values.items()}
 

@@ -218,7 +218,7 @@ def test_perplexity_is_the_exponential_of_the_loss(tmp_path):
     assert metrics["loss"] == pytest.approx(total / count, rel=1e-6)
     assert metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     assert metrics["perplexity"] == math.exp(metrics["loss"])
-    size = count * data.validation.bytes_per_token
+    size = data.validation.text_bytes(range(7))
     assert metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-6)
 
 

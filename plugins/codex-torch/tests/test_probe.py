@@ -53,7 +53,6 @@ class Documents:
     restarts_positions: bool = True
     ragged: bool = True
     """Documents are of different lengths, so that there is padding."""
-    bytes_per_token: float = 2.0
     rows: list[Batch] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -66,6 +65,9 @@ class Documents:
 
     def __len__(self) -> int:
         return self.count
+
+    def text_bytes(self, sample_ids_B: Any) -> float:
+        return 2.0 * int((self.gather(sample_ids_B).targets_BT != IGNORE_INDEX).sum())
 
     def gather(self, sample_ids_B: Any) -> Batch:
         names = ("input_ids_BT", "targets_BT", "position_ids_BT", "document_ids_BT", "sample_ids_B")

@@ -34,6 +34,7 @@ from codex_torch.early import Patience
 from codex_torch.guard import Spikes
 from codex_torch.hardware import Hardware
 from codex_torch.loss import loss_sum
+from codex_torch.prefetch import Prefetch
 from codex_torch.schedule import Length, Schedule
 from codex_torch.trained import Trained
 
@@ -69,6 +70,7 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
     length = options.length(data.train)
     schedule = options.lr_schedule(length.steps)
     check_plan(options, parts, schedule, report)
+    batches = Prefetch(data, where.device)
 
     rng.seed_all(run.seed)
     trained = Trained.prepare(parts.model, options, where, report)
@@ -85,7 +87,7 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
     while ended is None:
         began = clock()
         count = length.samples_of(totals.samples)
-        batch = data.train.gather(data.samples(totals.position, count))
+        batch = batches.take(totals.position, count, length.samples_of(totals.samples + count))
         targets = count_targets(batch)
 
         # The loss is divided by the targets of the whole step: any split into micro-batches gives the same gradient.
@@ -293,4 +295,4 @@ def evaluate(model: nn.Module, parts: Parts, blocks: int, where: Hardware, repor
         raise InputError(
             "the validation split has no target", remedy="set data.validation_fraction to 0, or raise it"
         )
-    return Evaluation(loss_sum=float(total), tokens=tokens, bytes=tokens * validation.bytes_per_token)
+    return Evaluation(float(total), tokens, validation.text_bytes(np.arange(count)))

@@ -1,0 +1,52 @@
+"""The batch of the next optimizer step, gathered in a thread while this one is computed.
+
+One rule: it changes when a batch is read, never which: what was not foreseen is read at once.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import attrs
+import torch
+from attrs import define, field
+
+from codex_kernel import Batch, Data
+
+_ARRAYS = ("input_ids_BT", "targets_BT", "position_ids_BT", "document_ids_BT")
+
+
+@define(eq=False)
+class Prefetch:
+    """The training split, read one step ahead; its thread ends with it.
+
+    For CUDA the arrays lie in pinned memory, so that the copy to the device waits for nothing.
+    """
+
+    data: Data
+    device: torch.device
+    _thread: ThreadPoolExecutor = field(
+        init=False, factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="codex-prefetch")
+    )
+    _wanted: tuple[int, int] = field(init=False, default=(-1, 0))
+    _coming: Future[Batch] | None = field(init=False, default=None)
+
+    def take(self, position: int, count: int, next_count: int) -> Batch:
+        """Return the samples position … position + count - 1, and begin to read the `next_count` after them (0: the end)."""
+        if self._coming is not None and self._wanted == (position, count):
+            batch = self._coming.result()
+        else:
+            batch = self._gather(position, count)
+        self._wanted = (position + count, next_count)
+        self._coming = self._thread.submit(self._gather, *self._wanted) if next_count > 0 else None
+        return batch
+
+    def _gather(self, position: int, count: int) -> Batch:
+        batch = self.data.train.gather(self.data.samples(position, count))
+        if self.device.type != "cuda":
+            return batch
+        pinned: dict[str, Any] = {
+            name: torch.from_numpy(getattr(batch, name)).pin_memory().numpy() for name in _ARRAYS
+        }
+        return attrs.evolve(batch, **pinned)
