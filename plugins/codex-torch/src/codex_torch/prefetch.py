@@ -33,7 +33,7 @@ class Prefetch:
     _coming: Future[Batch] | None = field(init=False, default=None)
 
     def take(self, position: int, count: int, next_count: int) -> Batch:
-        """Return the samples position … position + count - 1, and begin to read the `next_count` after them (0: the end)."""
+        """Return the samples position … position + count - 1, and begin to read the `next_count` ones after them."""
         if self._coming is not None and self._wanted == (position, count):
             batch = self._coming.result()
         else:
