@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import GenerateRequest as GenerateRequest
     from codex_kernel.interfaces import HiddenStates as HiddenStates
     from codex_kernel.interfaces import Message as Message
+    from codex_kernel.interfaces import Mixing as Mixing
     from codex_kernel.interfaces import Model as Model
     from codex_kernel.interfaces import OffsetTokenizer as OffsetTokenizer
     from codex_kernel.interfaces import Outcome as Outcome
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import TrainResult as TrainResult
     from codex_kernel.interfaces import UnknownToken as UnknownToken
     from codex_kernel.options import Secret as Secret
+    from codex_kernel.options import Sources as Sources
     from codex_kernel.options import option as option
     from codex_kernel.records import RecordFields as RecordFields
     from codex_kernel.records import TextFields as TextFields
@@ -82,11 +84,11 @@ _HOMES = {
     "interfaces": (
         "IGNORE_INDEX BadRecord Batch BatchDecoder BatchTokenizer Blocks ChatIds ChatTokenizer Checkpoint "
         "CheckpointArchive Checkpointer CheckpointState Cleaned Cleaner CorpusText Damaged Data Document Estimate "
-        "Estimates EvaluateOptions Evaluation FingerprintedTokenizer GenerateRequest HiddenStates Message Model OffsetTokenizer Outcome "
-        "Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer SpecialTokens StopRequest "
-        "TextPieces Tokenizer TrainedTokenizer Trainer TrainResult UnknownToken"
+        "Estimates EvaluateOptions Evaluation FingerprintedTokenizer GenerateRequest HiddenStates Message Mixing Model "
+        "OffsetTokenizer Outcome Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer "
+        "SpecialTokens StopRequest TextPieces Tokenizer TrainedTokenizer Trainer TrainResult UnknownToken"
     ),
-    "options": "Secret option",
+    "options": "Secret Sources option",
     "records": "RecordFields TextFields columns_of document_of",
     "retention": "KeepBest retained_steps",
 }

@@ -26,18 +26,20 @@ from codex_kernel.errors import InputError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
     Evaluation,
+    FingerprintedTokenizer,
     Parts,
     RunContext,
     SavedTokenizer,
     Tokenizer,
     TrainedTokenizer,
 )
-from codex_kernel.plan import Plan
+from codex_kernel.plan import Chosen, Plan
 
 TOKENIZERS = "tokenizers"
 _TOKENIZER_FORMAT = 1
 _DECIDE_DATA = ("seed", "dataset", "cleaners", "tokenizer", "data")
 """Sections of the manifest."""
+_MANY_PASSES = 4  # up to here repeated data is worth about as much as new data (arXiv:2305.16264)
 
 
 @frozen(eq=False)
@@ -74,7 +76,7 @@ def build_source(
     tokenizer = build_tokenizer(plan, hooks, run, corpus, saved)
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
     data = build(corpus, tokenizer, tokenizer_fingerprint=fingerprint)
-    return Source(tokenizer, fingerprint, data, made_of)
+    return Source(tokenizer, fingerprint, _mixed(data, hooks, run), made_of)
 
 
 def build_corpus(plan: Plan, hooks: Hooks, run: RunContext) -> Corpus:
@@ -96,10 +98,30 @@ def _of_before(
     if before["tokenizer_saved"] and not saved.is_dir():
         return None
     tokenizer = load_tokenizer(hooks, run, saved)
-    fingerprint = tokenizer_fingerprint(plan, tokenizer)
-    _refuse_another("tokenizer", before["tokenizer"], fingerprint)
+    check_same_tokenizer(before, plan, tokenizer)
+    fingerprint = before["tokenizer"]
     data = reopen(run.cache, before["key"], run.report)
-    return None if data is None else Source(tokenizer, fingerprint, data, before["made_of"])
+    if data is None:
+        return None
+    return Source(tokenizer, fingerprint, _mixed(data, hooks, run), before["made_of"])
+
+
+def _mixed(data: TokenData, hooks: Hooks, run: RunContext) -> TokenData:
+    """Put the data in the order that the dataset asks for, and say how often it goes through each source."""
+    mixing = hooks.mixing()
+    if mixing is None:
+        return data
+    data = data.mixed(mixing)
+    for entry in data.mixture.entries if data.mixture else ():
+        passes = data.mixture.passes(entry) if data.mixture else {}
+        run.report.event("mixture", from_sample=entry.start, passes=passes)
+        often = [f"{name!r} {times:.1f} times" for name, times in passes.items() if times > _MANY_PASSES]
+        if often:
+            run.report.warning(
+                f"the weights of the mixture from sample {entry.start:,} on repeat {', '.join(often)} in as many "
+                "samples as all sources have together"
+            )
+    return data
 
 
 def _made_of(plan: Plan) -> str:
@@ -154,9 +176,13 @@ def load_tokenizer(hooks: Hooks, run: RunContext, saved: Path) -> Tokenizer:
 
 def tokenizer_fingerprint(plan: Plan, tokenizer: Tokenizer) -> str:
     """Return the tokenizer's own fingerprint, or one of its options and of what it does to a fixed text."""
-    if isinstance(tokenizer, SavedTokenizer):
+    return fingerprint_of(plan.of_kind("tokenizer")[0], tokenizer)
+
+
+def fingerprint_of(chosen: Chosen, tokenizer: Tokenizer) -> str:
+    """Return the same, of a tokenizer and the plugin that made it."""
+    if isinstance(tokenizer, FingerprintedTokenizer):
         return tokenizer.fingerprint()
-    chosen = plan.of_kind("tokenizer")[0]
     return default_fingerprint(
         tokenizer, f"{chosen.entry.distribution} {chosen.entry.version} {chosen.resolved()}"
     )
@@ -254,8 +280,15 @@ def check_same_data(before: Mapping[str, Any] | None, source: Source) -> None:
     """Raise InputError where a resumed run would go on with other data or another tokenizer than it began with."""
     if before is None:
         return
-    _refuse_another("data", before["fingerprint"], source.data.fingerprint)
+    # The tokenizer first: where it is another one, so is the data.
     _refuse_another("tokenizer", before["tokenizer"], source.tokenizer_fingerprint)
+    _refuse_another("data", before["fingerprint"], source.data.fingerprint)
+
+
+def check_same_tokenizer(before: Mapping[str, Any] | None, plan: Plan, tokenizer: Tokenizer) -> None:
+    """Raise InputError where a run's tokenizer is not the one that it began with, by what `data.json` says."""
+    if before is not None:
+        _refuse_another("tokenizer", before["tokenizer"], tokenizer_fingerprint(plan, tokenizer))
 
 
 def _refuse_another(what: str, old: str, new: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codex_kernel.build import load_tokenizer
+from codex_kernel.build import check_same_tokenizer, load_tokenizer
+from codex_kernel.durable import read_json
 from codex_kernel.errors import NoCheckpointError
 from codex_kernel.foretell import NeverStop
 from codex_kernel.interfaces import GenerateRequest, Reporter, TextPieces
@@ -31,6 +32,7 @@ def generate(
                 remedy=f"codex runs show {folder.path}",
             )
         tokenizer = load_tokenizer(hooks, run, folder.tokenizer)
+        check_same_tokenizer(read_json(folder.data), plan, tokenizer)
         model = hooks.model(run, tokenizer, materialize=True)
         return hooks.generate(run, model, tokenizer, checkpointer.load(checkpoint), request)
     finally:

@@ -6,7 +6,7 @@ One rule: nothing is cut and nothing is filled without being said: a mask or a c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from attrs import frozen
@@ -16,6 +16,11 @@ from codex_kernel.interfaces import BatchDecoder, BatchTokenizer, OffsetTokenize
 
 Side = Literal["left", "right"]
 Spans = list[tuple[int, int]]
+NamedText = tuple[str, str]
+"""The name of a text (its file, `file:line`) and the text."""
+
+BATCH_TEXTS = 256
+BATCH_CHARACTERS = 1 << 20
 
 
 @frozen(eq=False)
@@ -32,6 +37,20 @@ class Truncated:
 
     ids: Sequence[int]
     dropped: int
+
+
+def batches(texts: Iterable[NamedText]) -> Iterator[list[NamedText]]:
+    """Put texts together, so many that a tokenizer's threads have work and so few that they fit into memory."""
+    batch: list[NamedText] = []
+    characters = 0
+    for named in texts:
+        batch.append(named)
+        characters += len(named[1])
+        if len(batch) >= BATCH_TEXTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Sequence[int]]:

@@ -21,7 +21,9 @@ from codex_kernel.tokens import (
 SEQUENCES = st.lists(st.lists(st.integers(1, 999), max_size=9), max_size=6)
 SIDES = st.sampled_from(["left", "right"])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-MARKED = st.lists(TEXT | st.sampled_from(["<a>", "<ab>", "<a", "<|endoftext|>", "é"]), max_size=8).map("".join)
+MARKED = st.lists(TEXT | st.sampled_from(["<a>", "<ab>", "<a", "<|endoftext|>", "é"]), max_size=8).map(
+    "".join
+)
 
 
 class Plain:

@@ -5,6 +5,8 @@ One rule: it has no vocabulary to train, so any text comes back as it was.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,9 @@ class BytesTokenizer:
     special_tokens: tuple[str, ...] = option(
         (), help="More special tokens, such as <|fim_prefix|>: one id each, which no text ever has."
     )
-    pad_token: str | None = option(None, help="Special token that fills up padded batches; null: there is none.")
+    pad_token: str | None = option(
+        None, help="Special token that fills up padded batches; null: there is none."
+    )
 
     @special_tokens.validator
     def _check_specials(self, _attribute: object, names: Any) -> None:
@@ -93,6 +97,10 @@ class Utf8Bytes:
         import numpy as np
 
         return [self._text(np.asarray(ids if len(ids) else [], np.int64)) for ids in sequences]
+
+    def fingerprint(self) -> str:
+        """Digest of the special tokens: the rest is UTF-8, and will not change."""
+        return hashlib.sha256(json.dumps([*self.special_tokens.items(), self.pad_token]).encode()).hexdigest()
 
     def _text(self, ids: Any) -> str:
         wrong = ids[(ids < 0) | (ids >= self.vocab_size)]

@@ -33,6 +33,9 @@ SECTIONS = {
         "runs": "List runs and show how they went.",
         "checkpoints": "List, verify, prune and export checkpoints.",
     },
+    "Tokens and data": {
+        "tokenizer": "Train, use, measure and compare tokenizers.",
+    },
 }
 
 EXAMPLES = """

@@ -9,10 +9,22 @@ One rule: it knows the hook and the protocol only. It needs pytest and Hypothesi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from codex_kernel.interfaces import BatchTokenizer, SavedTokenizer, Tokenizer
+import pytest
+
+from codex_kernel.errors import CodexError
+from codex_kernel.interfaces import (
+    BatchDecoder,
+    BatchTokenizer,
+    OffsetTokenizer,
+    SavedTokenizer,
+    SpecialTokens,
+    Tokenizer,
+)
 from codex_kernel.testing._calls import hooks_of
 from codex_kernel.testing.toys import make_run
 
@@ -36,6 +48,12 @@ CORPUS = tuple(
 )
 """Training texts of a run in which a tokenizer is made."""
 
+OTHER_CORPUS = (*CORPUS, *("zebra_quartz(xylophone)\n" * 4 for _ in range(200)))
+"""Texts that make another vocabulary of the same size, where one is trained."""
+
+REFUSALS = (CodexError, ValueError, LookupError, OverflowError)
+"""What a tokenizer may raise for text and ids that are none; a crash of its library is not among them."""
+
 
 class TokenizerContract:
     """What holds for every tokenizer plugin; subclass it and give `make`."""
@@ -47,15 +65,31 @@ class TokenizerContract:
         """Return the plugin; `folder` is an empty one, from which relative paths start."""
         raise NotImplementedError
 
-    def tokenizer(self, folder: Path, *, saved: Path | None = None, train: bool = True) -> Tokenizer:
+    def tokenizer(
+        self,
+        folder: Path,
+        *,
+        saved: Path | None = None,
+        train: bool = True,
+        corpus: Sequence[str] = CORPUS,
+    ) -> Tokenizer:
         """Ask a fresh plugin for the tokenizer of a run, as the kernel does."""
         folder.mkdir(parents=True, exist_ok=True)
         plugin = self.make(folder)
         tokenizer: Tokenizer | None = hooks_of(plugin).codex_tokenizer(
-            run=make_run(folder), corpus=CORPUS if train else None, saved=saved
+            run=make_run(folder), corpus=corpus if train else None, saved=saved
         )
         assert tokenizer is not None, "codex_tokenizer gave None"
         return tokenizer
+
+    def reloaded(self, first: Tokenizer, folder: Path) -> Tokenizer:
+        """Return the tokenizer again as `generate` has it: from what `first` saved, or from the options alone."""
+        saved = None
+        if isinstance(first, SavedTokenizer):
+            saved = folder / "saved"
+            saved.mkdir()
+            first.save(saved)
+        return self.tokenizer(folder / "second", saved=saved, train=False)
 
     def test_code_comes_back(self, tmp_path: Path) -> None:
         """Tabs, CRLF, runs of spaces, emoji, combining marks and the look of special tokens come back unchanged."""
@@ -115,12 +149,110 @@ class TokenizerContract:
         assert first == again[::-1]
 
     def test_many_at_once_are_as_one_by_one(self, tmp_path: Path) -> None:
-        """`encode_batch`, where there is one, gives what `encode` gives for each text."""
+        """`encode_batch` and `decode_batch`, where there are such, give what `encode` and `decode` give for each."""
         tokenizer = self.tokenizer(tmp_path)
-        if not isinstance(tokenizer, BatchTokenizer):
+        texts = [*PROBES, ""]
+        one_by_one = [list(tokenizer.encode(text)) for text in texts]
+        if isinstance(tokenizer, BatchTokenizer):
+            assert [list(ids) for ids in tokenizer.encode_batch(texts)] == one_by_one
+            assert list(tokenizer.encode_batch([])) == []
+        if isinstance(tokenizer, BatchDecoder):
+            assert list(tokenizer.decode_batch(one_by_one)) == texts
+            assert list(tokenizer.decode_batch([])) == []
+
+    def test_encoding_may_be_done_by_many_threads(self, tmp_path: Path) -> None:
+        """Threads that encode at the same time get the ids that each would get alone."""
+        tokenizer = self.tokenizer(tmp_path)
+        texts = PROBES * 8
+        alone = [list(tokenizer.encode(text)) for text in texts]
+        with ThreadPoolExecutor(4) as threads:
+            assert [list(ids) for ids in threads.map(tokenizer.encode, texts)] == alone
+
+    def test_offsets_cover_the_text_in_order(self, tmp_path: Path) -> None:
+        """Offsets, where there are such, lie in the text, go forward, leave no character out, and change no id."""
+        tokenizer = self.tokenizer(tmp_path)
+        if not isinstance(tokenizer, OffsetTokenizer):
             return
-        batch = tokenizer.encode_batch([*PROBES, ""])
-        assert [list(ids) for ids in batch] == [list(tokenizer.encode(text)) for text in (*PROBES, "")]
+        for text in (*PROBES, ""):
+            ids, spans = tokenizer.encode_with_offsets(text)
+            assert list(ids) == list(tokenizer.encode(text))
+            assert len(spans) == len(ids)
+            before = (0, 0)
+            for start, stop in spans:
+                assert before[0] <= start <= before[1] <= stop <= len(text), f"{(start, stop)} after {before}"
+                before = (start, stop)
+            assert before[1] == len(text), f"the spans end at {before[1]} of {len(text)} characters"
+
+    def test_tokens_that_share_a_character_all_cover_it(self, tmp_path: Path) -> None:
+        """Of a character that is several tokens, each says that it covers the whole of it."""
+        tokenizer = self.tokenizer(tmp_path)
+        if not isinstance(tokenizer, OffsetTokenizer):
+            return
+        _, spans = tokenizer.encode_with_offsets("\U0001fae8")
+        covering = [
+            span for span in spans if span != (0, 0)
+        ]  # some begin each text with a token that covers nothing
+        assert covering == [(0, 1)] * len(covering)
+        assert len(spans) - len(covering) <= 1
+
+    def test_special_tokens_are_no_text(self, tmp_path: Path) -> None:
+        """Each special token is one id that no text has, not even what spells it, and that stands for no text."""
+        tokenizer = self.tokenizer(tmp_path)
+        if not isinstance(tokenizer, SpecialTokens):
+            return
+        specials = dict(tokenizer.special_tokens)
+        assert len(set(specials.values())) == len(specials), f"two special tokens share an id: {specials}"
+        assert tokenizer.eos_id in specials.values()
+        spelt = f"a {' '.join(specials)} b"
+        for text in (*specials, spelt):
+            found = set(tokenizer.encode(text)) & set(specials.values())
+            assert not found, f"the text {text!r} has the special ids {found}"
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+        for name, token in specials.items():
+            assert 0 <= token < tokenizer.vocab_size
+            first, second = tokenizer.encode("a"), tokenizer.encode("b")
+            back = tokenizer.decode([*first, token, *second])
+            assert back == tokenizer.decode([*first, *second]), f"{name!r} stands for text"
+
+    def test_padding_is_a_special_token_or_there_is_none(self, tmp_path: Path) -> None:
+        """The padding token is one of the special tokens; where there is none, it is None and not some id."""
+        tokenizer = self.tokenizer(tmp_path)
+        if isinstance(tokenizer, SpecialTokens):
+            assert tokenizer.pad_id is None or tokenizer.pad_id in tokenizer.special_tokens.values()
+
+    def test_unknown_ids_are_refused(self, tmp_path: Path) -> None:
+        """Ids outside of the vocabulary are an error, alone and in a batch, and not left out or turned into text."""
+        tokenizer = self.tokenizer(tmp_path)
+        for wrong in (-1, tokenizer.vocab_size, tokenizer.vocab_size + 1_000_000):
+            with pytest.raises(REFUSALS):
+                tokenizer.decode([*tokenizer.encode("a"), wrong])
+            if isinstance(tokenizer, BatchDecoder):
+                with pytest.raises(REFUSALS):
+                    tokenizer.decode_batch([[], [wrong]])
+
+    def test_a_lone_surrogate_is_refused(self, tmp_path: Path) -> None:
+        """A string that is no Unicode text is an error; half a text must not pass for a whole one."""
+        tokenizer = self.tokenizer(tmp_path)
+        with pytest.raises(REFUSALS):
+            tokenizer.encode("a\ud800b")
+        if isinstance(tokenizer, BatchTokenizer):
+            with pytest.raises(REFUSALS):
+                tokenizer.encode_batch(["a", "a\ud800b"])
+
+    def test_nul_comes_back_or_is_refused(self, tmp_path: Path) -> None:
+        """A NUL character comes back, or is an error: it never ends the text that is read."""
+        tokenizer = self.tokenizer(tmp_path)
+        try:
+            ids = tokenizer.encode("a\0b")
+        except REFUSALS:
+            return
+        assert tokenizer.decode(ids) == "a\0b"
+
+    def test_a_long_run_of_one_character_comes_back(self, tmp_path: Path) -> None:
+        """A megabyte without a place to part it, as generated files have it, is encoded like any other."""
+        tokenizer = self.tokenizer(tmp_path)
+        text = "=" * 1_000_000
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
     def test_the_same_texts_make_the_same_tokenizer(self, tmp_path: Path) -> None:
         """Two plugins with the same options and texts give tokenizers with equal ids and fingerprints."""
@@ -134,14 +266,22 @@ class TokenizerContract:
     def test_a_saved_tokenizer_is_loaded_without_training_texts(self, tmp_path: Path) -> None:
         """What was saved, or the options alone, gives an equal tokenizer again, as `generate` needs it."""
         first = self.tokenizer(tmp_path / "first")
-        saved = None
-        if isinstance(first, SavedTokenizer):
-            saved = tmp_path / "saved"
-            saved.mkdir()
-            first.save(saved)
-        second = self.tokenizer(tmp_path / "second", saved=saved, train=False)
+        second = self.reloaded(first, tmp_path)
         for text in PROBES:
             assert list(first.encode(text)) == list(second.encode(text))
         assert (first.vocab_size, first.eos_id) == (second.vocab_size, second.eos_id)
         if isinstance(first, SavedTokenizer) and isinstance(second, SavedTokenizer):
             assert first.fingerprint() == second.fingerprint()
+        if isinstance(first, SpecialTokens) and isinstance(second, SpecialTokens):
+            assert dict(first.special_tokens) == dict(second.special_tokens)
+            assert first.pad_id == second.pad_id
+
+    def test_another_vocabulary_has_another_fingerprint(self, tmp_path: Path) -> None:
+        """Where other training texts make a tokenizer with other ids, its fingerprint is another one too."""
+        first = self.tokenizer(tmp_path / "first")
+        second = self.tokenizer(tmp_path / "second", corpus=OTHER_CORPUS)
+        if all(list(first.encode(text)) == list(second.encode(text)) for text in OTHER_CORPUS):
+            return
+        assert isinstance(first, SavedTokenizer), "the texts decide the ids, but it cannot be saved"
+        assert isinstance(second, SavedTokenizer)
+        assert first.fingerprint() != second.fingerprint()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer
 from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import make_run
 from codex_spm.tokenizer import SentencePieceTokenizer
-from codex_spm.training import Counts, check_symbols, sentences
+from codex_spm.training import Counts, check_specials, check_symbols, sentences
 from codex_spm.vocabulary import PROBES, Vocabulary, open_model
 
 
@@ -267,10 +269,10 @@ def test_a_foreign_model_that_would_lose_text_is_refused(tmp_path, changes, mess
 def test_the_end_of_text_of_a_foreign_model_can_be_named():
     """eos_piece takes a control piece, and nothing else."""
     model = trained_model(eos_id=-1, control_symbols=["<|endoftext|>"])
-    tokenizer = open_model(model, origin="other", eos_piece="<|endoftext|>")
+    tokenizer = open_model(model, origin="other", eos="<|endoftext|>")
     assert tokenizer.decode([tokenizer.eos_id]) == ""
-    with pytest.raises(InputError, match="expected eos_piece to be a control piece"):
-        open_model(model, origin="other", eos_piece="return")
+    with pytest.raises(InputError, match="expected the end-of-text piece to be a control piece"):
+        open_model(model, origin="other", eos="return")
 
 
 @pytest.mark.parametrize(
@@ -311,6 +313,13 @@ def test_preflight_names_the_missing_file(tmp_path):
         {"path": "a.model", "model_type": "unigram"},
         {"sha256": "00"},
         {"eos_piece": "</s>"},
+        {"path": "a.model", "special_tokens": ("<a>",)},
+        {"special_tokens": ("</s>",)},
+        {"special_tokens": ("<a>", "<a>")},
+        {"special_tokens": ("<a>",), "user_defined_symbols": ("<a>",)},
+        {"pad_token": "<a>", "user_defined_symbols": ("<a>",)},
+        {"pad_token": "</s>"},
+        {"pad_token": ""},
         {"vocab_size": 0},
         {"character_coverage": 1.5},
         {"user_defined_symbols": ("a\nb",)},
@@ -354,6 +363,131 @@ def test_training_is_silent_and_the_plugin_class_is_light():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# ── special tokens, offsets, files ────────────────────────────────────────────────────────────────────────────────
+
+
+def specials(folder: Path, **options) -> Vocabulary:
+    """Train with special tokens, some of which list syntax or one another hold, and a padding token."""
+    names = ("<|fim_prefix|>", "<|fim|", "a,b", "<s>", "<|pad|>")
+    return train(folder, corpus(), special_tokens=names, pad_token="<|pad|>", **options)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_special_tokens_are_control_pieces(tmp_path, model_type):
+    """What spells a special token is only text; the token itself is one id, and padding is one of them."""
+    tokenizer = specials(tmp_path, model_type=model_type, vocab_size=345)
+    assert set(tokenizer.special_tokens) == {"</s>", "<|fim_prefix|>", "<|fim|", "a,b", "<s>", "<|pad|>"}
+    assert tokenizer.special_tokens["<|pad|>"] == tokenizer.pad_id
+    text = "x<|fim_prefix|>y a,b</s>"
+    assert not set(tokenizer.encode(text)) & set(tokenizer.special_tokens.values())
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode([tokenizer.special_tokens["a,b"], *tokenizer.encode("x")]) == "x"
+
+
+def test_special_tokens_change_the_fingerprint_and_outlive_the_run(tmp_path):
+    """They belong to the vocabulary, and are the same after loading; so is that it was trained."""
+    first = specials(tmp_path)
+    assert first.fingerprint() != train(tmp_path, corpus()).fingerprint()
+    first.save(tmp_path)
+    again = SentencePieceTokenizer().codex_tokenizer(make_run(tmp_path), None, tmp_path)
+    assert (again.special_tokens, again.pad_id) == (first.special_tokens, first.pad_id)
+    assert again.fingerprint() == first.fingerprint()
+    assert first.trained
+    assert again.trained
+
+
+def test_a_special_token_that_was_not_made_is_an_error():
+    """What training makes of the special tokens is looked at, not assumed."""
+    with pytest.raises(PluginError, match="expected '<another>' to become a control piece"):
+        check_specials(vocabulary("bpe"), SentencePieceTokenizer(special_tokens=("<another>",)))
+
+
+def test_padding_of_a_loaded_model_is_its_own_or_named(tmp_path):
+    """A model file's padding piece counts; one without may name a control piece, and nothing else."""
+    (tmp_path / "own.model").write_bytes(trained_model(pad_id=3))
+    (tmp_path / "none.model").write_bytes(trained_model(control_symbols=["<|fill|>"]))
+    run = make_run(tmp_path)
+
+    def load(path, **options):
+        return SentencePieceTokenizer(path=path, **options).codex_tokenizer(run, None, None)
+
+    assert load("own.model").pad_id == 3
+    assert not load("own.model").trained
+    bare, named = load("none.model"), load("none.model", pad_token="<|fill|>")
+    assert bare.pad_id is None
+    assert named.pad_id == named.special_tokens["<|fill|>"]
+    assert named.fingerprint() != bare.fingerprint()
+    with pytest.raises(InputError, match="expected the padding piece to be a control piece, got 'return'"):
+        load("none.model", pad_token="return")
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@given(text=st.text() | st.text(alphabet=" \t\n\0\u2581\ue000é😀a"))
+def test_offsets_name_the_characters(model_type, text):
+    """Every token covers the characters that it spells, the bytes of a character all of it, in any text."""
+    tokenizer = vocabulary(model_type)
+    ids, spans = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    pieces = "".join(
+        text[start:end] for n, (start, end) in enumerate(spans) if n == 0 or spans[n - 1] != (start, end)
+    )
+    assert pieces == text
+    for token, (start, end) in zip(ids, spans, strict=True):
+        part = tokenizer.decode([token])
+        assert part == text[start:end] or (part == "\ufffd" and end - start == 1)
+
+
+@given(texts=st.lists(st.text(alphabet="ab é\u2581")))
+def test_decoding_a_batch_is_decoding_each(texts):
+    """decode_batch gives the same texts as decode, also where some sequences are empty."""
+    tokenizer = vocabulary("bpe")
+    assert tokenizer.decode_batch([tokenizer.encode(text) for text in texts]) == texts
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_threads_do_not_change_the_model(tmp_path, model_type):
+    """Two trainings at the same time, on two threads, give the bytes that one alone gives."""
+    alone = train(tmp_path, corpus(), model_type=model_type, vocab_size=340)
+    with ThreadPoolExecutor(2) as threads:
+        both = threads.map(
+            lambda _: train(tmp_path, corpus(), model_type=model_type, vocab_size=340).model, range(2)
+        )
+        assert list(both) == [alone.model] * 2
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    """Two gigabytes that are a hole in a file are refused by their size, before any memory is taken."""
+    path = tmp_path / "huge.model"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"at most 268,435,456 bytes, got 2,147,483,648"):
+        SentencePieceTokenizer(path="huge.model").codex_tokenizer(make_run(tmp_path), None, None)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20
+
+
+def test_a_flipped_bit_is_an_error_or_a_model_that_loses_nothing(tmp_path):
+    """A damaged file is refused; where SentencePiece cannot tell, it gives back every text, and its digest shows it."""
+    whole = trained_model()
+    digest = hashlib.sha256(whole).hexdigest()
+    run = make_run(tmp_path)
+    refused = 0
+    for place in range(0, len(whole), len(whole) // 40):
+        (tmp_path / "bad.model").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"bad\.model: expected the digest"):
+            SentencePieceTokenizer(path="bad.model", sha256=digest).codex_tokenizer(run, None, None)
+        plugin = SentencePieceTokenizer(path="bad.model")
+        try:
+            tokenizer = plugin.codex_tokenizer(run, None, None)
+        except InputError:
+            refused += 1
+            continue
+        assert tokenizer.decode(tokenizer.encode(corpus()[0])) == corpus()[0]
+    assert refused > 20
+
+
 class TestTrainedBPE(TokenizerContract):
     def make(self, folder):
         return SentencePieceTokenizer(vocab_size=400)
@@ -361,7 +495,9 @@ class TestTrainedBPE(TokenizerContract):
 
 class TestTrainedUnigram(TokenizerContract):
     def make(self, folder):
-        return SentencePieceTokenizer(vocab_size=340, model_type="unigram")
+        return SentencePieceTokenizer(
+            vocab_size=340, model_type="unigram", special_tokens=("<s>", "<|im_end|>"), pad_token="<pad>"
+        )
 
 
 class TestLoaded(TokenizerContract):

@@ -26,6 +26,7 @@ _TRAINING_ONLY = (
     "max_piece_length",
     "max_line_bytes",
     "user_defined_symbols",
+    "special_tokens",
 )
 
 
@@ -57,7 +58,15 @@ class SentencePieceTokenizer:
     )
     user_defined_symbols: tuple[str, ...] = option(
         (),
-        help="Texts that are always one token, such as <|fim_prefix|>, also where they stand in a document.",
+        help="Texts that are always one token wherever they stand in a document, such as a name that is frequent.",
+    )
+    special_tokens: tuple[str, ...] = option(
+        (),
+        help="Tokens that no text ever has, not even one that spells them, such as <|fim_prefix|>.",
+    )
+    pad_token: str | None = option(
+        None,
+        help="Special token that fills up padded batches: made in training, or a control piece of a loaded model.",
     )
     path: str | None = option(None, help="A SentencePiece .model file to load; nothing is trained then.")
     sha256: str | None = option(None, help="Hex digest that the file at `path` must have.")
@@ -66,21 +75,19 @@ class SentencePieceTokenizer:
     )
 
     @user_defined_symbols.validator
-    def _check_symbols(self, _attribute: object, symbols: Any) -> None:
+    @special_tokens.validator
+    def _check_symbols(self, attribute: Any, symbols: Any) -> None:
         """Raise ValueError for a symbol that SentencePiece could not keep as one piece beside its own."""
         for symbol in symbols:
-            if not symbol or len(symbol) > _SYMBOL_LIMIT or not all(map(_may_stand_in_a_symbol, symbol)):
-                raise ValueError(
-                    f"expected user_defined_symbols of 1 to {_SYMBOL_LIMIT} characters, without white space, NUL, "
-                    f"U+2581, U+2585, surrogates and private-use characters, got {symbol!r}"
-                )
-            if _RESERVED.fullmatch(symbol):
-                raise ValueError(
-                    "expected user_defined_symbols other than <unk>, </s> and the bytes <0x00> to <0xFF>, "
-                    f"got {symbol!r}"
-                )
+            _check_symbol(attribute.name, symbol)
         if len(set(symbols)) != len(symbols):
-            raise ValueError("expected each of user_defined_symbols once")
+            raise ValueError(f"expected each of {attribute.name} once")
+
+    @pad_token.validator
+    def _check_pad(self, attribute: Any, name: str | None) -> None:
+        """Raise ValueError for a padding token that could not be one piece."""
+        if name is not None and self.path is None:
+            _check_symbol(attribute.name, name)
 
     def __attrs_post_init__(self) -> None:
         """Raise ValueError where one option makes another meaningless, so that none is left unread."""
@@ -96,6 +103,10 @@ class SentencePieceTokenizer:
         for name in ("sha256", "eos_piece"):
             if getattr(self, name) is not None:
                 raise ValueError(f"expected path beside {name}: it speaks of a loaded model")
+        if both := {*self.special_tokens, self.pad_token} & set(self.user_defined_symbols):
+            raise ValueError(
+                f"expected {both.pop()!r} as a user-defined symbol or as a special token, not both"
+            )
 
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:
@@ -107,10 +118,10 @@ class SentencePieceTokenizer:
     @hookimpl
     def codex_tokenizer(self, run: RunContext, corpus: object, saved: Path | None) -> Vocabulary:
         """Load what this run saved, else the file at `path`, else train on the corpus."""
-        from codex_spm import training, vocabulary
+        from codex_spm import files, training
 
         if saved is not None:
-            return vocabulary.load_saved(saved)
+            return files.load_saved(saved)
         if self.path is not None:
             return self._load(run.base / self.path)
         if corpus is None:
@@ -121,9 +132,22 @@ class SentencePieceTokenizer:
         return training.train(self, corpus, run.report)  # type: ignore[arg-type]
 
     def _load(self, path: Path) -> Vocabulary:
-        from codex_spm import vocabulary
+        from codex_spm import files
 
-        return vocabulary.load_file(path, sha256=self.sha256, eos_piece=self.eos_piece)
+        return files.load_file(path, digest=self.sha256, eos_piece=self.eos_piece, pad_token=self.pad_token)
+
+
+def _check_symbol(option_name: str, symbol: str) -> None:
+    """Raise ValueError for a symbol that is not one piece, or has a meaning already."""
+    if not symbol or len(symbol) > _SYMBOL_LIMIT or not all(map(_may_stand_in_a_symbol, symbol)):
+        raise ValueError(
+            f"expected {option_name} of 1 to {_SYMBOL_LIMIT} characters, without white space, NUL, "
+            f"U+2581, U+2585, surrogates and private-use characters, got {symbol!r}"
+        )
+    if _RESERVED.fullmatch(symbol):
+        raise ValueError(
+            f"expected {option_name} other than <unk>, </s> and the bytes <0x00> to <0xFF>, got {symbol!r}"
+        )
 
 
 def _may_stand_in_a_symbol(character: str) -> bool:

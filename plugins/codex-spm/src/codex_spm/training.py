@@ -23,6 +23,7 @@ from codex_spm.vocabulary import PROBES, Vocabulary, check_round_trip, check_uni
 if TYPE_CHECKING:
     from codex_spm.tokenizer import SentencePieceTokenizer
 
+_PAD_ID = 2
 _THREADS = (
     4  # part of the result: unigram sums its floats per thread, so the number must not follow the machine
 )
@@ -67,10 +68,13 @@ def train(options: SentencePieceTokenizer, corpus: CorpusText, report: Reporter)
     counts = Counts()
     report.activity("train tokenizer", 0, None, "documents")
     vocabulary = open_model(
-        _run_trainer(options, sentences(corpus, options.max_line_bytes, counts)), origin="trained tokenizer"
+        _run_trainer(options, sentences(corpus, options.max_line_bytes, counts)),
+        origin="trained tokenizer",
+        trained=True,
     )
     check_round_trip(vocabulary, PROBES, origin="trained tokenizer", error=PluginError)
     check_symbols(vocabulary, options.user_defined_symbols)
+    check_specials(vocabulary, options)
     report.activity("train tokenizer", counts.documents, counts.documents, "documents")
     report.event(
         "tokenizer_trained",
@@ -96,6 +100,16 @@ def check_symbols(vocabulary: Vocabulary, symbols: Iterable[str]) -> None:
             raise PluginError(
                 f"tokenizer.user_defined_symbols: expected {symbol!r} to be one token, got {tokens}",
                 remedy="leave that symbol out, or write it another way",
+            )
+
+
+def check_specials(vocabulary: Vocabulary, options: SentencePieceTokenizer) -> None:
+    """Raise PluginError for the first special token that became none."""
+    for name in filter(None, [*options.special_tokens, options.pad_token]):
+        if name not in vocabulary.special_tokens:
+            raise PluginError(
+                f"tokenizer.special_tokens: expected {name!r} to become a control piece, and it did not",
+                remedy="leave that token out, or write it another way",
             )
 
 
@@ -161,6 +175,8 @@ def _trainer_options(options: SentencePieceTokenizer) -> dict[str, Any]:
         "max_sentencepiece_length": options.max_piece_length,
         "max_sentence_length": options.max_line_bytes,
         "user_defined_symbols": ["\n", "\t", *options.user_defined_symbols],
+        "control_symbols": [name for name in options.special_tokens if name != options.pad_token],
+        **({} if options.pad_token is None else {"pad_id": _PAD_ID, "pad_piece": options.pad_token}),
     }
 
 

@@ -1,4 +1,4 @@
-"""A SentencePiece model as a tokenizer that loses nothing, and how it is kept on disk.
+"""A SentencePiece model as a tokenizer that loses nothing.
 
 One rule: text that a model cannot carry is refused with its reason, never changed.
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "spm.json"
 RECORD_SCHEMA = 1
 SPACE_MARK = "\u2581"
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _PRIVATE_USE = range(0xE000, 0xF900)
 
 PROBES = (
@@ -42,17 +44,25 @@ PROBES = (
 class Vocabulary:
     """A tokenizer over the bytes of a SentencePiece model; made by `open_model`.
 
+    `special_tokens` are the model's control pieces. `trained` says that a run's corpus made it, not a file.
     `encode` raises InputError for lone surrogates, which are not text: UTF-8 has no bytes for them.
     """
 
     model: bytes = field(repr=False)
     eos_id: int
+    pad_id: int | None
     _processor: Any = field(repr=False)
+    trained: bool = False
+    special_tokens: Mapping[str, int] = field(init=False, repr=False)
     _bytes: tuple[int, ...] = field(init=False, repr=False)
     _stand_ins: tuple[str, ...] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        """Look up the byte pieces, and the characters that can stand for U+2581."""
+        """Look up the control pieces, the byte pieces, and the characters that can stand for U+2581."""
+        pieces = range(self.vocab_size)
+        self.special_tokens = {
+            self._processor.id_to_piece(token): token for token in pieces if self._processor.is_control(token)
+        }
         self._bytes = tuple(self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._stand_ins = tuple(
             chr(code)
@@ -72,28 +82,52 @@ class Vocabulary:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, on as many threads as there are processors."""
         stand_ins = [self._stand_in(text) if SPACE_MARK in text else None for text in texts]
-        carried = [
-            text.replace(SPACE_MARK, other or SPACE_MARK)
-            for text, other in zip(texts, stand_ins, strict=True)
-        ]
-        try:
-            encoded = self._processor.encode(carried)
-        except (RuntimeError, TypeError):
-            for text in texts:
-                check_unicode(text, "tokenizer spm")
-            raise
+        encoded = self._carried(texts, stand_ins, int)
         return [
             list(ids) if other is None else _replace(ids, self._spelt(other), self._spelt(SPACE_MARK))
             for ids, other in zip(encoded, stand_ins, strict=True)
         ]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of the text, and for each the characters [start, end) that it covers.
+
+        The space that some models put before a text covers none.
+        """
+        stand_in = self._stand_in(text) if SPACE_MARK in text else None  # a character for a character
+        (found,) = self._carried([text], [stand_in], "offset_mapping")
+        ids, spans = list(found["ids"]), _whole_characters(found["offsets"], found["pieces"])
+        return ids if stand_in is None else _replace(
+            ids, self._spelt(stand_in), self._spelt(SPACE_MARK)
+        ), spans
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of the ids; control pieces stand for none, bytes that are no UTF-8 for U+FFFD."""
-        return str(self._processor.decode([int(token) for token in ids]))
+        """Return the text of the ids; control pieces stand for none, bytes that are no UTF-8 for U+FFFD.
+
+        Raises InputError for an id that is not in the vocabulary.
+        """
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each sequence, as `decode` does, on as many threads as there are processors."""
+        plain = [[int(token) for token in ids] for ids in sequences]
+        size = self.vocab_size
+        for ids in plain:
+            if ids and (min(ids) < 0 or max(ids) >= size):
+                wrong = next(token for token in ids if not 0 <= token < size)
+                raise InputError(f"tokenizer spm: expected ids in 0 … {size - 1}, got {wrong}")
+        # An empty sequence among others would be taken for one of pieces, not of ids.
+        filled = iter(self._processor.decode([ids for ids in plain if ids]) if any(plain) else ())
+        return [next(filled) if ids else "" for ids in plain]
 
     def save(self, folder: Path) -> None:
-        """Write the model and a record of its digest and end-of-text id."""
-        record = {"schema": RECORD_SCHEMA, "sha256": _sha256(self.model), "eos_id": self.eos_id}
+        """Write the model and a record of its digest and special ids; `files.load_saved` reads them."""
+        record = {
+            "schema": RECORD_SCHEMA,
+            "sha256": sha256(self.model),
+            "eos_id": self.eos_id,
+            "pad_id": self.pad_id,
+            "trained": self.trained,
+        }
         try:
             (folder / MODEL_FILE).write_bytes(self.model)
             (folder / RECORD_FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -102,8 +136,21 @@ class Vocabulary:
 
     def fingerprint(self) -> str:
         """Digest of the model's bytes and of what this class adds to them."""
-        added = json.dumps({"schema": RECORD_SCHEMA, "eos_id": self.eos_id}).encode()
+        added = json.dumps({"schema": RECORD_SCHEMA, "eos_id": self.eos_id, "pad_id": self.pad_id}).encode()
         return hashlib.sha256(hashlib.sha256(self.model).digest() + added).hexdigest()
+
+    def _carried(self, texts: Sequence[str], stand_ins: Sequence[str | None], kind: Any) -> Any:
+        """Encode texts in which a stand-in takes the place of U+2581; `kind` is what SentencePiece returns."""
+        carried = [
+            text.replace(SPACE_MARK, other or SPACE_MARK)
+            for text, other in zip(texts, stand_ins, strict=True)
+        ]
+        try:
+            return self._processor.encode(carried, return_type=kind)
+        except (RuntimeError, TypeError):
+            for text in texts:
+                check_unicode(text, "tokenizer spm")
+            raise
 
     def _stand_in(self, text: str) -> str:
         """Choose a character that can take the place of U+2581; any that the text has not gives the same ids."""
@@ -120,12 +167,18 @@ class Vocabulary:
 
 
 def open_model(
-    model: bytes, *, origin: str, eos_piece: str | None = None, eos_id: int | None = None
+    model: bytes,
+    *,
+    origin: str,
+    eos: str | int | None = None,
+    pad: str | int | None = None,
+    trained: bool = False,
 ) -> Vocabulary:
     """Make a tokenizer of a model's bytes; `origin` says in errors where they are from.
 
-    Without `eos_piece` and `eos_id` the model's own end-of-text piece is taken. Raises InputError where the bytes are
-    no model, where the model has no byte fallback or no end of text, or where it changes a probe text.
+    eos, pad: the control pieces that end a text and fill up padded batches, or their ids; None: the model's own. It may
+    name none for padding. Raises InputError where the bytes are no model, where the model has no byte fallback or no
+    end of text, or where it changes a probe text.
     """
     import sentencepiece
 
@@ -142,40 +195,26 @@ def open_model(
             f"{origin}: the model has no byte fallback, so it cannot give back every text",
             remedy="use a model trained with byte_fallback=true, or let codex train one (leave out tokenizer.path)",
         )
+    eos_id = _control_id(processor, processor.eos_id() if eos is None else eos, "end-of-text", origin)
     if eos_id is None:
-        eos_id = _find_eos(processor, eos_piece, origin)
-    vocabulary = Vocabulary(model=model, eos_id=eos_id, processor=processor)
+        raise InputError(
+            f"{origin}: the model names no end-of-text piece",
+            remedy="name a control piece of it with tokenizer.eos_piece",
+        )
+    pad_id = _control_id(processor, processor.pad_id() if pad is None else pad, "padding", origin)
+    vocabulary = Vocabulary(model=model, eos_id=eos_id, pad_id=pad_id, processor=processor, trained=trained)
     check_round_trip(vocabulary, PROBES, origin=origin)
     return vocabulary
 
 
-def load_file(path: Path, *, sha256: str | None = None, eos_piece: str | None = None) -> Vocabulary:
-    """Load a `.model` file; raise InputError where it cannot be read, differs from `sha256`, or loses text."""
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the SentencePiece model: {error.strerror}") from error
-    if sha256 is not None and _sha256(model) != sha256.lower():
-        raise InputError(f"{path}: expected the digest sha256 {sha256}, got {_sha256(model)}")
-    return open_model(model, origin=str(path), eos_piece=eos_piece)
-
-
-def load_saved(folder: Path) -> Vocabulary:
-    """Load what `Vocabulary.save` wrote; raise StorageError where it is damaged."""
-    try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        model = (folder / MODEL_FILE).read_bytes()
-        schema, digest, eos_id = record["schema"], record["sha256"], record["eos_id"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{folder}: the saved tokenizer cannot be read: {error}") from error
-    if schema != RECORD_SCHEMA:
-        raise StorageError(f"{folder / RECORD_FILE}: expected schema {RECORD_SCHEMA}, got {schema!r}")
-    if _sha256(model) != digest:
-        raise StorageError(
-            f"{folder / MODEL_FILE}: damaged: expected the digest sha256 {digest}, got {_sha256(model)}",
-            remedy="bring the file back from a copy of the run folder",
-        )
-    return open_model(model, origin=str(folder / MODEL_FILE), eos_id=eos_id)
+def _control_id(processor: Any, piece: str | int, role: str, origin: str) -> int | None:
+    """Return the id of a control piece, None for -1, as SentencePiece writes none; raise InputError for another."""
+    if piece == -1:
+        return None
+    token = processor.piece_to_id(piece) if isinstance(piece, str) else piece
+    if not 0 <= token < processor.vocab_size() or not processor.is_control(token):
+        raise InputError(f"{origin}: expected the {role} piece to be a control piece, got {piece!r}")
+    return int(token)
 
 
 def check_round_trip(
@@ -203,20 +242,14 @@ def check_unicode(text: str, origin: str) -> None:
         ) from None
 
 
-def _find_eos(processor: Any, eos_piece: str | None, origin: str) -> int:
-    if eos_piece is None:
-        if processor.eos_id() >= 0:
-            return int(processor.eos_id())
-        raise InputError(
-            f"{origin}: the model names no end-of-text piece",
-            remedy="name a control piece of it with tokenizer.eos_piece",
-        )
-    eos_id = int(processor.piece_to_id(eos_piece))
-    if not processor.is_control(eos_id):
-        raise InputError(
-            f"{origin}: expected eos_piece to be a control piece of the model, got {eos_piece!r}"
-        )
-    return eos_id
+def _whole_characters(spans: Sequence[tuple[int, int]], pieces: Sequence[str]) -> list[tuple[int, int]]:
+    """Let each byte of a character cover it; SentencePiece says so of the last one, the others cover nothing."""
+    whole = list(spans)
+    for place in range(len(whole) - 2, -1, -1):
+        start, end = whole[place]
+        if start == end and _BYTE_PIECE.fullmatch(pieces[place]):
+            whole[place] = whole[place + 1]
+    return whole
 
 
 def _replace(ids: Sequence[int], old: list[int], new: list[int]) -> list[int]:
@@ -229,5 +262,6 @@ def _replace(ids: Sequence[int], old: list[int], new: list[int]) -> list[int]:
     return replaced
 
 
-def _sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:
+    """Return the digest of a model's bytes."""
     return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,62 @@
+"""How far long work is, on standard error: a line that is written over on a terminal, a line a piece of work in a pipe.
+
+One rule: what is left is said only where the whole is known.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import click
+from attrs import define, field
+
+from codex_kernel.cli.quiet import TerminalReporter
+from codex_kernel.cli.terminal import duration
+
+
+@define(eq=False)
+class ProgressReporter(TerminalReporter):
+    """A reporter for commands whose work takes long: shares and the time left on a terminal."""
+
+    clock: Callable[[], float] = time.monotonic
+    _name: str = ""
+    _begun_seconds: float = field(init=False, default=0.0)
+    _open_line: bool = field(init=False, default=False)
+
+    def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:
+        """Write how far the work is over what was written before."""
+        if not sys.stderr.isatty():
+            super().activity(name, done, total, unit)
+            return
+        if name != self._name:
+            self._end_line()
+            self._name, self._begun_seconds = name, self.clock()
+        line = progress(name, done, total, unit, self.clock() - self._begun_seconds)
+        click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+        self._open_line = True
+        if total is not None and done >= total:
+            self._end_line()
+
+    def warning(self, message: str) -> None:
+        """Show the warning on a line of its own."""
+        self._end_line()
+        super().warning(message)
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            click.echo(err=True)
+        self._open_line = False
+
+
+def progress(name: str, done: float, total: float | None, unit: str, seconds: float) -> str:
+    """Say how far a piece of work is: `encode: 120 of 480 documents, 25 %, 3 s left`."""
+    if total is None:
+        return f"{name}: {done:,.0f} {unit}".rstrip()
+    parts = [f"{name}: {done:,.0f} of {total:,.0f} {unit}".rstrip()]
+    if total:
+        parts.append(f"{100 * done / total:.0f} %")
+    if 0 < done < total:
+        parts.append(f"{duration(seconds * (total - done) / done)} left")
+    return ", ".join(parts)
