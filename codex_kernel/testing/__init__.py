@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from codex_kernel.testing import _rewrite as _rewrite
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.chat import ChatTokenizerContract
 from codex_kernel.testing.checkpoint_archive import CheckpointArchiveContract
 from codex_kernel.testing.checkpointer import CheckpointerContract
-from codex_kernel.testing.dataset import DatasetContract
+from codex_kernel.testing.dataset import DatasetContract, RecordDatasetContract
 from codex_kernel.testing.logger import LoggerContract
 from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
 from codex_kernel.testing.trainer import TrainerContract
 
 __all__ = [
+    "ChatTokenizerContract",
     "CheckpointArchiveContract",
     "CheckpointerContract",
     "DatasetContract",
     "LoggerContract",
     "NeverStop",
+    "RecordDatasetContract",
     "RecordingReporter",
     "TokenizerContract",
     "TrainerContract",
