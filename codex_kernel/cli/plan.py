@@ -136,6 +136,11 @@ def _section(title: str, rows: list[tuple[str, str]]) -> None:
 def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Say what becomes of the documents: how many, and what is cut, dropped or padded."""
     yield "documents", f"{data['documents']:,} ({data['duplicates_dropped']:,} duplicates dropped)"
+    if data["documents_bad"]:
+        yield "bad records", f"{data['documents_bad']:,} skipped"
+    for step in data["cleaning"]:
+        counts = "".join(f", {unicode(what)} {count:,}" for what, count in step["counts"].items())
+        yield step["type"], f"{step['dropped']:,} dropped, {step['changed']:,} changed{counts}"
     for name, split in data["splits"].items():
         yield (
             name,
@@ -146,3 +151,6 @@ def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "",
             f"{cut:,} documents cut over blocks, {dropped:,} dropped, {split['padding_slots']:,} places padded",
         )
+        for what in ("truncated", "without_target", "rearranged"):
+            if count := split[f"documents_{what}"]:
+                yield "", f"{count:,} documents {what.replace('_', ' ')}"
