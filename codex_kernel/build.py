@@ -111,9 +111,9 @@ def _mixed(data: TokenData, hooks: Hooks, run: RunContext) -> TokenData:
     mixing = hooks.mixing()
     if mixing is None:
         return data
-    data = data.mixed(mixing)
-    for entry in data.mixture.entries if data.mixture else ():
-        passes = data.mixture.passes(entry) if data.mixture else {}
+    mixture = data.mixture_of(mixing)
+    for entry in mixture.entries:
+        passes = mixture.passes(entry)
         run.report.event("mixture", from_sample=entry.start, passes=passes)
         often = [f"{name!r} {times:.1f} times" for name, times in passes.items() if times > _MANY_PASSES]
         if often:
@@ -121,7 +121,7 @@ def _mixed(data: TokenData, hooks: Hooks, run: RunContext) -> TokenData:
                 f"the weights of the mixture from sample {entry.start:,} on repeat {', '.join(often)} in as many "
                 "samples as all sources have together"
             )
-    return data
+    return data.mixed(mixture)
 
 
 def _made_of(plan: Plan) -> str:

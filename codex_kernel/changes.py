@@ -23,7 +23,7 @@ from codex_kernel.errors import InputError
 from codex_kernel.option_types import Option, did_you_mean, members, options_of
 from codex_kernel.options import OnResume
 from codex_kernel.overrides import SECTION_LISTS, SECTIONS, is_same_plugin
-from codex_kernel.plan import Plan
+from codex_kernel.plan import Chosen, Plan
 from codex_kernel.structure import unstructure
 
 ABSENT: Any = NOTHING
@@ -75,7 +75,7 @@ def between(before: Mapping[str, Any], plan: Plan) -> list[Change]:
     for key in dict.fromkeys([*now, *before]):
         was, value = before.get(key, ABSENT), now.get(key, ABSENT)
         if key in SECTIONS:
-            found.extend(_section(key, key, was, value, type(plan.of_kind(key)[0].plugin)))
+            found.extend(_section(key, key, was, value, plan.of_kind(key)[0]))
         elif key in _LISTS:
             found.extend(_sections(key, was, value, plan))
         elif key == "evaluate":
@@ -138,7 +138,7 @@ def in_words(changes: Sequence[Change]) -> str:
 # ── finding ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _section(key: str, kind: str, was: Any, now: Any, cls: type) -> Iterator[Change]:
+def _section(key: str, kind: str, was: Any, now: Any, chosen: Chosen) -> Iterator[Change]:
     """Yield the changes of one plugin's section; with another plugin, that is the only one."""
     was = _written_out(was)
     if was is ABSENT or not is_same_plugin(was["type"], now["type"]):
@@ -150,8 +150,16 @@ def _section(key: str, kind: str, was: Any, now: Any, cls: type) -> Iterator[Cha
         if name in {"type", "on_error"}:
             yield from _options(f"{key}.{name}", old, new, "harmless")
             continue
+        if name == "sources" and chosen.sources and isinstance(old, Mapping):
+            yield from _sources(f"{key}.{name}", kind, old, new, chosen.sources)
+            continue
         for child, one, other in _leaves(f"{key}.{name}", old, new):
-            yield Change(child, one, other, _meaning(cls, child.removeprefix(f"{key}."), one, other, kind))
+            yield Change(
+                child,
+                one,
+                other,
+                _meaning(type(chosen.plugin), child.removeprefix(f"{key}."), one, other, kind),
+            )
 
 
 def _sections(key: str, was: Any, now: Any, plan: Plan) -> Iterator[Change]:
@@ -163,7 +171,19 @@ def _sections(key: str, was: Any, now: Any, plan: Plan) -> Iterator[Change]:
         yield Change(key, types, new_types, _OTHER_PLUGIN.get(kind, "harmless"))
         return
     for index, (one, other, chosen) in enumerate(zip(old, now, plan.of_kind(kind), strict=True)):
-        yield from _section(f"{key}.{index}", kind, one, other, type(chosen.plugin))
+        yield from _section(f"{key}.{index}", kind, one, other, chosen)
+
+
+def _sources(
+    key: str, kind: str, was: Mapping[str, Any], now: Mapping[str, Any], chosen: Mapping[str, Chosen]
+) -> Iterator[Change]:
+    """Yield the changes of the datasets that a dataset is made of; their order is no change."""
+    for name in dict.fromkeys([*now, *was]):
+        if name in now and name in was:
+            yield from _section(f"{key}.{name}", kind, was[name], now[name], chosen[name])
+        else:
+            meaning = _OTHER_PLUGIN.get(kind, "harmless")
+            yield Change(f"{key}.{name}", was.get(name, ABSENT), now.get(name, ABSENT), meaning)
 
 
 def _written_out(section: Any) -> Any:

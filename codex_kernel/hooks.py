@@ -27,6 +27,7 @@ from codex_kernel.interfaces import (
     Document,
     Evaluation,
     GenerateRequest,
+    Mixing,
     Model,
     Outcome,
     Parts,
@@ -66,6 +67,7 @@ class Hooks:
     _labels: dict[int, str] = field(init=False, factory=dict)
     _strict: set[int] = field(init=False, factory=set)
     _failures: dict[tuple[int, str], int] = field(init=False, factory=dict)
+    _sources: dict[str, Hooks] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._pm = pluggy.PluginManager("codex")
@@ -98,6 +100,19 @@ class Hooks:
         if fail_with_run:
             self._strict.add(id(plugin))
 
+    def add_source(self, name: str, plugin: object, label: str) -> None:
+        """Add a dataset that the dataset is made of; raise as `register` does.
+
+        It has hooks of its own: it answers for its documents alone, and observes what all others do.
+        """
+
+        def tell(failure: ObserverFailure) -> None:
+            self.on_observer_failure(failure)  # whatever it is by then
+
+        source = Hooks(on_observer_failure=tell)
+        source.register(plugin, label)
+        self._sources[name] = source
+
     # ── providers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def preflight(self, base: Path, cache: Path) -> Iterator[tuple[object, str]]:
@@ -108,6 +123,8 @@ class Hooks:
                 impl, {"base": base, "cache": cache}, lambda answer: list(answer or ())
             ):
                 yield impl.plugin, problem
+        for source in self._sources.values():
+            yield from source.preflight(base, cache)
 
     def shorten(self, steps: int) -> list[tuple[object, dict[str, object]]]:
         """Return (plugin, option → value) of each plugin that changes its section for a short rehearsal."""
@@ -118,11 +135,24 @@ class Hooks:
             )
             if changes is not None:
                 answers.append((impl.plugin, changes))
+        for source in self._sources.values():
+            answers.extend(source.shorten(steps))
         return answers
 
     def dataset(self, run: RunContext) -> Iterable[Document | BadRecord]:
-        """Return the documents."""
-        return self._provide("codex_dataset", run=run)  # type: ignore[no-any-return] # pluggy is untyped
+        """Return the documents; a dataset that is made of others is given theirs."""
+        sources = {}
+        for name, source in self._sources.items():
+            try:
+                sources[name] = source.dataset(run)
+            except InputError as error:
+                raise InputError(f"source {name!r}: {error.message}", remedy=error.remedy) from error
+        return self._provide("codex_dataset", run=run, sources=sources)  # type: ignore[no-any-return] # pluggy is untyped
+
+    def mixing(self) -> Mixing | None:
+        """Return the shares in which the sources of the dataset are trained; None: all blocks equally often."""
+        with self._blaming("codex_mixing", self._pm.hook.codex_mixing.get_hookimpls()):
+            return self._pm.hook.codex_mixing()  # type: ignore[no-any-return]
 
     def cleaner(self, run: RunContext) -> list[tuple[object, Cleaner]]:
         """Return (plugin, cleaning step), each step anew, in the order of the manifest."""
@@ -262,6 +292,8 @@ class Hooks:
             self._failures.pop((id(impl.plugin), hook), None)
             if answer is not None:
                 answers.append(answer)
+        for source in self._sources.values():
+            answers.extend(source._notify(hook, read, **arguments))  # noqa: SLF001 - it is one of these
         return answers
 
     def _note_failure(self, plugin: object, hook: str, error: BaseException) -> None:

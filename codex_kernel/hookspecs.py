@@ -26,6 +26,7 @@ from codex_kernel.interfaces import (
     Document,
     Evaluation,
     GenerateRequest,
+    Mixing,
     Model,
     Outcome,
     Parts,
@@ -76,12 +77,24 @@ class DatasetSpecs:
     """`dataset:` of the manifest; entry-point group `codex.datasets`."""
 
     @hookspec(firstresult=True)
-    def codex_dataset(self, run: RunContext) -> Iterable[Document | BadRecord] | None:
+    def codex_dataset(
+        self, run: RunContext, sources: Mapping[str, Iterable[Document | BadRecord]]
+    ) -> Iterable[Document | BadRecord] | None:
         """Give the documents: first of all providers, on every rank.
+
+        sources: name → documents of the datasets that this one is made of; empty unless it has the option `sources`,
+            declared as `Sources`. Documents of one source (`Document.source`) are given one after the other.
 
         Returns an iterable that can be gone through more than once and gives the same documents in the same order; a
         record that cannot be read is given as a BadRecord in its place, for the kernel to refuse or to count.
         None: this plugin has none (another one may answer).
+        """
+
+    @hookspec(firstresult=True)
+    def codex_mixing(self) -> Mixing | None:
+        """Say in which shares the sources of the dataset are trained: after the dataset, on every rank.
+
+        Returns None where all blocks are trained equally often.
         """
 
 
@@ -249,6 +262,7 @@ class LoggerSpecs:
 
 PROVIDERS = (
     "codex_dataset",
+    "codex_mixing",
     "codex_cleaner",
     "codex_tokenizer",
     "codex_model",

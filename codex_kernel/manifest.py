@@ -262,7 +262,7 @@ def _single_section(root: Node, kind: str, problems: list[Problem]) -> Section |
         if kind == "checkpointer" and isinstance(node.value, dict) and "type" not in node.value:
             # The section has a default type, so its options may be set without naming it.
             node = evolve(node, value={"type": Node(DEFAULT_CHECKPOINTER, node.where), **node.value})
-        return _section(node, kind, f"$.{kind}", problems)
+        return read_section(node, kind, f"$.{kind}", problems)
     if kind == "checkpointer":
         return Section(kind, DEFAULT_CHECKPOINTER, None, Node({}, root.where), root.where, f"$.{kind}")
     message = f"missing section {kind!r}: {_EXPECTED}"
@@ -280,11 +280,11 @@ def _section_list(node: Node | None, kind: str, path: str, problems: list[Proble
         hint = "start each plugin with a dash" if node.value is not None else "write [] for none"
         problems.append(Problem(node.where, path, f"expected a list of plugins, got {shown(node)}", hint))
         return ()
-    made = (_section(item, kind, child_path(path, i), problems) for i, item in enumerate(node.value))
+    made = (read_section(item, kind, child_path(path, i), problems) for i, item in enumerate(node.value))
     return tuple(section for section in made if section)
 
 
-def _section(node: Node, kind: str, path: str, problems: list[Problem]) -> Section | None:
+def read_section(node: Node, kind: str, path: str, problems: list[Problem]) -> Section | None:
     """Read a section, or its short form; None where it does not say which plugin it is."""
     if isinstance(node.value, str):
         node = evolve(node, value={"type": Node(node.value, node.where, node.place)})

@@ -17,7 +17,7 @@ import attrs
 from attrs import NOTHING, frozen
 
 from codex_kernel.errors import PluginError
-from codex_kernel.options import BOUNDS, HELP, ON_RESUME, OnResume, Secret
+from codex_kernel.options import BOUNDS, HELP, ON_RESUME, OnResume, Secret, Sources
 from codex_kernel.yaml_scalars import written
 
 
@@ -59,6 +59,17 @@ def options_of(cls: type) -> tuple[Option, ...]:
         for attribute in attrs.fields(cls)
         if attribute.init and not attribute.name.startswith("_")
     )
+
+
+def is_made_of_sources(cls: type) -> bool:
+    """Say whether a dataset's class is made of others; raise PluginError where it declares so under another name."""
+    names = [option.name for option in options_of(cls) if bare(option.type) is Sources]
+    if names not in ([], ["sources"]):
+        raise PluginError(
+            f"{cls.__name__} declares {', '.join(names)} as Sources",
+            remedy="call the one such option 'sources'",
+        )
+    return bool(names)
 
 
 def _resolve_type(cls: type, attribute: Any) -> Any:

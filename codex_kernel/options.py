@@ -1,4 +1,4 @@
-"""How a plugin class declares an option of its manifest section, and the type of an option that holds a secret.
+"""How a plugin class declares an option of its manifest section, and the types that options alone have.
 
 One rule: everything that a person or an editor needs to know of an option (its help, bounds, unit) is in the class.
 """
@@ -15,6 +15,9 @@ from attrs import NOTHING, frozen
 HELP = "codex.help"
 BOUNDS = "codex.bounds"
 ON_RESUME = "codex.on_resume"
+
+SOURCE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+"""What a source of a dataset may be called: it is part of the ids of its documents and of keys with dots."""
 
 OnResume = Literal["harmless", "curve", "refused"]
 """What a change of an option means to a run that is resumed: nothing to its curve, another curve, another run."""
@@ -97,3 +100,14 @@ class Secret:
 
     def __str__(self) -> str:
         return f"${{env:{self.variable}}}"
+
+
+@frozen
+class Sources:
+    """The type of the option `sources` of a dataset that is made of others: their sections, by name.
+
+    The kernel reads each section like any other, and gives the plugin the documents as `sources` of its hook
+    `codex_dataset`. The option itself holds the names alone, in the order of the manifest.
+    """
+
+    names: tuple[str, ...]

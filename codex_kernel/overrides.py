@@ -19,6 +19,8 @@ SECTIONS = ("dataset", "tokenizer", "model", "trainer", "checkpointer")
 """The keys that name one plugin each."""
 SECTION_LISTS = (("cleaners",), ("adapters",), ("loggers",), ("evaluate", "metrics"))
 """Where lists of plugins stand."""
+SOURCES = ("dataset", "sources")
+"""Where a dataset that is made of others has their sections, by name."""
 KERNEL_KEYS = ("type", "on_error")
 """The keys of a plugin's section that are the kernel's; all others are the plugin's options."""
 
@@ -186,9 +188,11 @@ def _path(steps: Steps) -> str:
 
 def _is_section(steps: Steps) -> bool:
     """Say whether a plugin's section stands there."""
-    return (len(steps) == 1 and steps[0] in SECTIONS) or (
-        steps[:-1] in SECTION_LISTS and isinstance(steps[-1], int)
-    )
+    if not steps:
+        return False
+    *way, last = steps
+    is_item = tuple(way) in SECTION_LISTS and isinstance(last, int)
+    return is_item or tuple(way) == SOURCES or (not way and last in SECTIONS)
 
 
 def _expanded(node: Node, steps: Steps) -> Node:

@@ -6,11 +6,11 @@ One rule: nothing is built and nothing heavy is imported here; all faults are fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.data.options import DataOptions
@@ -18,28 +18,40 @@ from codex_kernel.errors import ManifestError, PluginError, Problem
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import EvaluateOptions
 from codex_kernel.loading import load
-from codex_kernel.manifest import Manifest, Section, as_mapping
+from codex_kernel.manifest import Manifest, Section, as_mapping, read_section
+from codex_kernel.option_types import is_made_of_sources
 from codex_kernel.structure import structure, unstructure
-from codex_kernel.yaml_reader import in_file_order
+from codex_kernel.yaml_reader import child_path, in_file_order
 
 
 @frozen(eq=False)
 class Chosen:
-    """A section of the manifest, the installed entry it names, and the plugin made from its options."""
+    """A section of the manifest, the installed entry it names, and the plugin made from its options.
+
+    `sources` are the datasets that a dataset is made of, by name.
+    """
 
     section: Section
     entry: Entry
     plugin: object
+    sources: Mapping[str, Chosen] = field(factory=dict)
 
-    def resolved(self) -> dict[str, Any]:
-        """Return the section with every option written out."""
+    def resolved(self, changes: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """Return the section with every option written out, with changes by the identity of the plugin."""
         kind = {"on_error": self.section.on_error} if self.section.kind == "logger" else {}
-        return {"type": self.section.full_type, **kind, **unstructure(self.plugin)}
+        changed = (changes or {}).get(id(self.plugin), {})
+        section = {"type": self.section.full_type, **kind, **unstructure(self.plugin), **changed}
+        if self.sources:
+            section["sources"] = {name: one.resolved(changes) for name, one in self.sources.items()}
+        return section
 
 
 @frozen(eq=False)
 class Plan:
-    """A run, ready to be built: the kernel's own options and the plugins, in the order of the manifest."""
+    """A run, ready to be built: the kernel's own options and the plugins, in the order of the manifest.
+
+    `chosen` are those of its own sections; `everyone` yields those within them, too.
+    """
 
     manifest: Manifest
     name: str
@@ -47,6 +59,12 @@ class Plan:
     data: DataOptions
     evaluate: EvaluateOptions
     chosen: tuple[Chosen, ...]
+
+    def everyone(self) -> Iterator[Chosen]:
+        """Yield all plugins; the sources of a dataset follow it."""
+        for chosen in self.chosen:
+            yield chosen
+            yield from chosen.sources.values()
 
     def of_kind(self, kind: str) -> list[Chosen]:
         """Return the plugins of a kind, in the order of the manifest."""
@@ -66,6 +84,8 @@ class Plan:
         for kind in ("trainer", "model", "adapter", "checkpointer", "tokenizer", "dataset", "metric"):
             for chosen in self.of_kind(kind):
                 hooks.register(chosen.plugin, str(chosen.entry))
+                for name, source in chosen.sources.items():
+                    hooks.add_source(name, source.plugin, str(source.entry))
         for chosen in reversed(self.of_kind("cleaner")):
             hooks.register(chosen.plugin, str(chosen.entry))
         for chosen in reversed(self.of_kind("logger")):
@@ -84,7 +104,7 @@ class Plan:
                 "version": chosen.entry.version,
                 "record_sha256": _record_sha256(chosen.entry.metadata),
             }
-            for chosen in self.chosen
+            for chosen in self.everyone()
         ]
         return {"schema": 1, "plugins": rows}
 
@@ -100,22 +120,44 @@ def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Pl
     return Plan(manifest, name, manifest.seed, data, evaluate.options, tuple(chosen))
 
 
-def choose(section: Section, catalog: Catalog, problems: list[Problem]) -> Chosen | None:
-    """Make the plugin of one section; add what is wrong to `problems`."""
+def choose(
+    section: Section, catalog: Catalog, problems: list[Problem], *, is_source: bool = False
+) -> Chosen | None:
+    """Make the plugin of one section, and of those within it; add what is wrong to `problems`."""
     try:
         entry = catalog.find(section.kind, section.type, section.distribution)
         plugin_class = load(entry)
+        made_of_sources = is_made_of_sources(plugin_class)
     except PluginError as error:
         problems.append(Problem(section.where, section.path, error.message, error.remedy, plugin=True))
         return None
+    if made_of_sources and is_source:
+        message = f"a source is a dataset by itself, and {section.type!r} is made of sources"
+        hint = "put its sources beside the other ones"
+        problems.append(Problem(section.where, child_path(section.path, "type"), message, hint))
+        return None
+    sources = _sources(section, catalog, problems) if made_of_sources else {}
     plugin: object = structure(plugin_class, section.options, section.path, problems)
-    return None if plugin is None else Chosen(section, entry, plugin)
+    return None if plugin is None else Chosen(section, entry, plugin, sources)
+
+
+def _sources(section: Section, catalog: Catalog, problems: list[Problem]) -> dict[str, Chosen]:
+    """Make the plugins of the sections within a dataset's; whether they are a mapping is told with its options."""
+    options = section.options.value if isinstance(section.options.value, dict) else {}
+    node = options.get("sources")
+    found = {}
+    for name, child in node.value.items() if node and isinstance(node.value, dict) else ():
+        path = child_path(f"{section.path}.sources", name)
+        inner = read_section(child, section.kind, path, problems)
+        if inner and (chosen := choose(inner, catalog, problems, is_source=True)):
+            found[name] = chosen
+    return found
 
 
 def preflight(plan: Plan, base: Path, cache: Path) -> Hooks:
     """Return the plan's hooks, its plugins asked what would go wrong later; raise ManifestError with all of it."""
     hooks = plan.hooks()
-    sections = {id(chosen.plugin): chosen.section for chosen in plan.chosen}
+    sections = {id(chosen.plugin): chosen.section for chosen in plan.everyone()}
     problems = [
         Problem(sections[id(plugin)].where, sections[id(plugin)].path, message)
         for plugin, message in hooks.preflight(base, cache)

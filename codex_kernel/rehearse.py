@@ -116,10 +116,7 @@ class Places:
 def shortened(plan: Plan, hooks: Hooks, steps: int) -> dict[str, Any]:
     """Return the manifest of the rehearsal: each plugin shortens its section; some evaluations, and no loggers."""
     changes = {id(plugin): answer for plugin, answer in hooks.shorten(steps)}
-    sections = {
-        chosen.section.path: {**chosen.resolved(), **changes.get(id(chosen.plugin), {})}
-        for chosen in plan.chosen
-    }
+    sections = {chosen.section.path: chosen.resolved(changes) for chosen in plan.chosen}
     manifest = as_mapping(plan.manifest, sections)
     blocks = min(plan.evaluate.max_blocks or EVALUATED_BLOCKS, EVALUATED_BLOCKS)
     manifest["evaluate"] |= {"every_steps": max(1, steps // EVALUATIONS), "max_blocks": blocks}

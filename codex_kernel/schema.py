@@ -25,8 +25,17 @@ from codex_kernel.manifest import (
     LoggerOptions,
     RunOptions,
 )
-from codex_kernel.option_types import LISTS, MAPPINGS, Option, bare, form, members, options_of
-from codex_kernel.options import REFERENCE, Secret
+from codex_kernel.option_types import (
+    LISTS,
+    MAPPINGS,
+    Option,
+    bare,
+    form,
+    is_made_of_sources,
+    members,
+    options_of,
+)
+from codex_kernel.options import REFERENCE, SOURCE_NAME, Secret, Sources
 from codex_kernel.overrides import SECTIONS
 from codex_kernel.structure import unstructure
 
@@ -44,6 +53,12 @@ _SCALARS: dict[Any, Schema] = {
     Path: _TEXT,
     Secret: {"type": "string", "pattern": f"^{REFERENCE.pattern}$"},
     type(None): {"type": "null"},
+    Sources: {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{SOURCE_NAME.pattern}$"},
+        "additionalProperties": {"$ref": "#/$defs/source"},
+        "minProperties": 1,
+    },
 }
 
 
@@ -80,7 +95,10 @@ def manifest_schema(plugins: Mapping[str, Mapping[str, type | None]]) -> Schema:
         },
         "required": ["name", *(kind for kind in SECTIONS if kind != "checkpointer")],
         "additionalProperties": False,
-        "$defs": {kind: _kind_schema(kind, plugins.get(kind, {})) for kind in kinds},
+        "$defs": {
+            **{kind: _kind_schema(kind, plugins.get(kind, {})) for kind in kinds},
+            "source": _source_schema(plugins.get("dataset", {})),
+        },
     }
 
 
@@ -139,7 +157,7 @@ def _type_schema(declared: Any) -> Schema:
             "propertyNames": _type_schema(key),
             "additionalProperties": _type_schema(value),
         }
-    if attrs.has(declared) and declared is not Secret:
+    if attrs.has(declared) and declared not in _SCALARS:
         return section_schema(declared)
     return dict(_SCALARS.get(declared, {}))
 
@@ -175,6 +193,12 @@ def _kind_schema(kind: str, classes: Mapping[str, type | None]) -> Schema:
     described = f"The {kind}: a plugin's name, or its type and options."
     # The dialect wants at least one choice; without a plugin nothing can be written.
     return {"description": described, "anyOf": [*_names(short), *objects] or [False]}
+
+
+def _source_schema(classes: Mapping[str, type | None]) -> Schema:
+    """Return the schema of a dataset within another one: it is not made of others itself."""
+    simple = {name: cls for name, cls in classes.items() if cls is None or not is_made_of_sources(cls)}
+    return _kind_schema("dataset", simple)
 
 
 def _names(names: list[str]) -> list[Schema]:

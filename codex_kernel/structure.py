@@ -4,8 +4,8 @@ One rule: a value is taken only for exactly what the class declares, nothing is 
 reported with its place, not only the first.
 
 The declared types: `bool int float str None`, `Path`, `Secret`, `Literal`, unions, `list tuple Sequence`,
-`dict Mapping`, attrs classes, and `Any`. cattrs finds the reader of a type; the readers are ours, because those of
-cattrs turn 2.9 into 2 and "false" into True.
+`dict Mapping`, attrs classes, `Sources`, and `Any`. cattrs finds the reader of a type; the readers are ours, because
+those of cattrs turn 2.9 into 2 and "false" into True.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from codex_kernel.option_types import (
     options_of,
     takes,
 )
-from codex_kernel.options import Secret, check_bounds
+from codex_kernel.options import SOURCE_NAME, Secret, Sources, check_bounds
 from codex_kernel.yaml_reader import Node, child_path, shown
 
 if typing.TYPE_CHECKING:
@@ -209,6 +209,7 @@ def _converter() -> Converter:
         converter.register_structure_hook_func(predicate, reader)
     for scalar in _SCALARS:  # for a class, this comes before any predicate
         converter.register_structure_hook(scalar, _read_scalar)
+    converter.register_structure_hook(Sources, _read_sources)
     return converter
 
 
@@ -348,6 +349,19 @@ def _read_mapping(spot: Spot, declared: Any) -> Any:
         for key, node in spot.node.value.items()
     ]
     return FAILED if any(part is FAILED for pair in pairs for part in pair) else dict(pairs)
+
+
+def _read_sources(spot: Spot, _declared: Any) -> Any:
+    """Read the names of the sections; what is in these is read with their plugins."""
+    if not isinstance(spot.node.value, dict):
+        return spot.expected("a mapping of names to sections of datasets")
+    if not spot.node.value:
+        return spot.fail("expected at least one source, got none")
+    wanted = "a letter, then up to 39 letters, digits, dashes and underscores"
+    for name, node in spot.node.value.items():
+        if not SOURCE_NAME.fullmatch(name):
+            Spot(Node(name, node.place), spot.path, spot.problems).expected(f"the name of a source: {wanted}")
+    return Sources(tuple(spot.node.value))
 
 
 def _read_literal(spot: Spot, declared: Any) -> Any:

@@ -32,7 +32,7 @@ def validate(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, 
             ]
             print_json({"schema_version": 1, "valid": False, "problems": rows})
         raise
-    plugins = [str(chosen.entry) for chosen in plan.chosen]
+    plugins = [str(chosen.entry) for chosen in plan.everyone()]
     if as_json:
         print_json({"schema_version": 1, "valid": True, "name": plan.name, "plugins": plugins})
     else:

@@ -86,10 +86,11 @@ class MixedOrder:
         found = dict(_counts(self._root, number, position))
         return {name: found[source] for source, name in enumerate(self.names)}
 
-    def shares(self, entry: Entry) -> dict[str, float]:
-        """Return the part of the samples that each source has under an entry."""
-        total = sum(entry.weights)
-        return {name: weight / total for name, weight in zip(self.names, entry.weights, strict=True)}
+    def passes(self, entry: Entry) -> dict[str, float]:
+        """Return how often each source is gone through under an entry while as many samples as all have are trained."""
+        samples = sum(blocks for _, blocks in self.spans) / sum(entry.weights)
+        rows = zip(self.names, entry.weights, self.spans, strict=True)
+        return {name: weight * samples / blocks for name, weight, (_, blocks) in rows if blocks}
 
     def as_report(self) -> dict[str, Any]:
         """Return what decides this order, beside the seed, as a JSON object."""
@@ -276,20 +277,18 @@ def _grown(shape: _Shape, exact: _Exact, before: Sequence[int], due: Sequence[Fr
     shares: list[_Share] = []
     for number, (weight, total) in enumerate(zip(weights, totals, strict=True)):
         had = shares[-1].left_of(before[number]) if shares else 0
-        shares.append(_share(before[number], had, weight, total, due[number], due_left[number]))
+        surplus = had - due_left[number] - (before[number] - due[number]) * Fraction(weight, total or 1)
+        shares.append(_share(before[number], had, weight, total, surplus))
     lefts = [share.left_before for share in shares]
     due_right = [all_due - one for all_due, one in zip(due, due_left, strict=True)]
     rights = [all_before - one for all_before, one in zip(before, lefts, strict=True)]
-    return _Node(
-        _grown(left, exact, lefts, due_left), _grown(right, exact, rights, due_right), tuple(shares)
-    )
+    return _Node(_grown(left, exact, lefts, due_left), _grown(right, exact, rights, due_right), tuple(shares))
 
 
-def _share(before: int, had: int, weight: int, total: int, due: Fraction, due_left: Fraction) -> _Share:
+def _share(before: int, had: int, weight: int, total: int, surplus: Fraction) -> _Share:
     """Round so that what the left part had too much of, or too little, is made up for."""
     if not total:
         return _Share(before, had, 0, 1, 0)  # nothing comes here under this entry
-    surplus = (had - due_left) - (before - due) * Fraction(weight, total)
     carry = math.floor((Fraction(1, 2) - surplus) * total)
     return _Share(before, had, weight, total, min(max(carry, 0), total - 1))
 

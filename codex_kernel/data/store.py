@@ -12,15 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from codex_kernel.data import kept, order
 from codex_kernel.data.blocks import MappedBlocks
 from codex_kernel.data.kept import DamagedError, FileFacts
+from codex_kernel.data.mixture import MixedOrder
 from codex_kernel.data.pack import SplitFacts
+from codex_kernel.interfaces import Mixing
 
 FORMAT = 3
 FOLDER = "tokens"
+
+_AHEAD = 4096  # positions whose samples are found at once, and kept: a batch alone would cost nearly as much
 
 
 @frozen(eq=False)
@@ -35,10 +39,37 @@ class TokenData:
     fingerprint: str
     seed: int
     report: Mapping[str, Any] = field(repr=False)
+    mixture: MixedOrder | None = None
+    _ahead: dict[int, Any] = field(init=False, repr=False, factory=dict)
 
     def samples(self, start: int, count: int) -> Any:
         """Return `count` sample ids of the endless training order from position `start` on."""
+        number, low = divmod(start, _AHEAD)
+        if start < 0 or not 0 <= count <= _AHEAD - low:
+            return self._samples(start, count)
+        ids = self._ahead.get(number)
+        if ids is None:
+            ids = self._samples(number * _AHEAD, _AHEAD)
+            self._ahead.clear()
+            self._ahead[number] = ids
+        return ids[low : low + count].copy()
+
+    def _samples(self, start: int, count: int) -> Any:
+        if self.mixture is not None:
+            return self.mixture.samples(start, count)
         return order.samples(start, count, n=len(self.train), seed=self.seed)
+
+    def mixture_of(self, mixing: Mixing) -> MixedOrder:
+        """Return the order that mixes the sources of these blocks; raise InputError where one to train has no block."""
+        sources = self.report["splits"]["train"]["sources"]
+        spans = {name: (first, blocks) for name, (first, blocks) in sources.items()}
+        return MixedOrder.of(mixing, spans, seq_len=self.train.seq_len, seed=self.seed)
+
+    def mixed(self, mixture: MixedOrder) -> TokenData:
+        """Return the same blocks in the order of a mixture, under a fingerprint that tells its shares."""
+        fingerprint = kept.digest(tokens=self.fingerprint, mixture=mixture.as_report())
+        report = {**self.report, "fingerprint": fingerprint, "mixture": mixture.as_report()}
+        return evolve(self, fingerprint=fingerprint, mixture=mixture, report=report)
 
 
 @frozen(eq=False)
