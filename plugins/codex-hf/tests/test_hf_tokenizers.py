@@ -11,8 +11,11 @@ import tokenizers
 import transformers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from codex_hf.bpe import EOS_TOKEN, HFBPETokenizer
+from codex_hf.bpe import HFBPETokenizer
 from codex_hf.pretrained_tokenizer import HFTokenizer
+from codex_hf.trained import EOS_TOKEN
+from codex_hf.unigram import HFUnigramTokenizer
+from codex_hf.wordpiece import HFWordPieceTokenizer
 from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer
 from codex_kernel.testing.tokenizer import CORPUS, PROBES, TokenizerContract
 from codex_kernel.testing.toys import make_run
@@ -50,6 +53,20 @@ class TestTrainedBPE(TokenizerContract):
 class TestTrainedBPEWithSpecialTokens(TokenizerContract):
     def make(self, folder):
         return HFBPETokenizer(vocab_size=300, special_tokens=["<pad>", "<|im_end|>"], eos_token="</s>")
+
+
+class TestTrainedUnigram(TokenizerContract):
+    examples = 50
+
+    def make(self, folder):
+        return HFUnigramTokenizer(vocab_size=400, pad_token="<|pad|>")
+
+
+class TestTrainedWordPiece(TokenizerContract):
+    examples = 50
+
+    def make(self, folder):
+        return HFWordPieceTokenizer(vocab_size=700, special_tokens=["<|fim_prefix|>"])
 
 
 class TestBPEOfAFile(TokenizerContract):
@@ -248,13 +265,16 @@ def test_a_missing_end_of_text_is_an_error(tmp_path):
     assert load(folder, eos_token="<|endoftext|>").eos_id == 0
 
 
-def test_a_lossy_tokenizer_is_reported(tmp_path):
-    """A pretrained tokenizer that loses text is used as it is, with a warning that shows where."""
+def test_a_lossy_tokenizer_is_refused(tmp_path):
+    """A pretrained tokenizer that loses text ends the run, and is used as it is where the manifest allows that."""
     folder = stored(
         tmp_path / "lossy", lambda backend: setattr(backend, "normalizer", normalizers.Lowercase())
     )
+    with pytest.raises(InputError, match="this tokenizer loses text: .* became") as refused:
+        HFTokenizer(path=folder).codex_tokenizer(make_run(tmp_path), CORPUS, None)
+    assert "tokenizer.on_loss" in refused.value.remedy
     run = make_run(tmp_path)
-    HFTokenizer(path=folder).codex_tokenizer(run, CORPUS, None)
+    HFTokenizer(path=folder, on_loss="warn").codex_tokenizer(run, CORPUS, None)
     assert "this tokenizer loses text" in run.report.warnings[0]
 
 
@@ -266,7 +286,7 @@ def test_gaps_in_the_ids_count(tmp_path):
     folder = tmp_path / "gaps"
     folder.mkdir()
     backend.save(str(folder / "tokenizer.json"))
-    assert load(folder, eos_token="</s>").vocab_size == 8
+    assert load(folder, eos_token="</s>", on_loss="warn").vocab_size == 8
 
 
 def test_a_vocabulary_without_tokenizer_json_is_converted(tmp_path):

@@ -8,60 +8,99 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from codex_kernel import InputError, StorageError
+from codex_hf.chat_template import TEMPLATE_FILE, token_variables
+from codex_hf.fast_path import FastPath, unicode_error
+from codex_kernel import ChatIds, InputError, Message, Reporter, StorageError
 
 if TYPE_CHECKING:
     import tokenizers
 
+    from codex_hf.chat import ChatEncoder
+
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-PROBE = "def f(x):\r\n\tif x:\r\n\t\treturn 'naïve 🦊 e\u0301'  # <|endoftext|>\n\n\n    \t  y  =  0x1F\n"
-"""Code with what tokenizers lose: tabs, CRLF, runs of spaces, emoji, combining marks, a special token as text."""
+_SHOWN_TOKENS = 20
 
 
-@define(eq=False)
+@define(eq=False, slots=False)
 class FastTokenizer:
     """A vocabulary of the `tokenizers` library; thread-safe, as the library is.
 
-    `files` are written beside `tokenizer.json` by `save`, for other tools to open the folder.
+    `pad_id` None: the vocabulary names no padding token. `trained`: made of the run's corpus, no file was read.
+    `chat_template` is Jinja; None: there is none. `files` are written beside `tokenizer.json` by `save`, for other
+    tools to open the folder. `report` is told how batches are encoded; None: nobody asks.
     """
 
     backend: tokenizers.Tokenizer
     eos_id: int
     files: Mapping[str, bytes] = field(factory=dict)
+    pad_id: int | None = None
+    trained: bool = False
+    chat_template: str | None = None
+    report: Reporter | None = None
     vocab_size: int = field(init=False)
+    special_tokens: Mapping[str, int] = field(init=False)
+    _ids: frozenset[int] | range = field(init=False, repr=False)
+    _path: FastPath = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         """Make the vocabulary encode plain text, whatever was stored with it."""
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = True
+        ids = frozenset(self.backend.get_vocab(with_added_tokens=True).values())
         # Ids may have gaps, so the count of tokens would be too small for the embedding.
-        self.vocab_size = 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(ids)
+        self._ids = range(self.vocab_size) if len(ids) == self.vocab_size else ids
+        self.special_tokens = special_tokens_of(self.backend, self.eos_id)
+        self._path = FastPath(self.backend, self.report)
 
     def encode(self, text: str) -> Sequence[int]:
-        """Return the ids of the text, without special tokens."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        return ids
+        """Return the ids of the text, without special tokens; raise InputError for a lone surrogate."""
+        return self._path.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return the ids of many texts, on the library's threads."""
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        """Return the ids of many texts, on as many threads as there are processors; lists, or uint32 arrays."""
+        return self._path.encode_batch(texts)
+
+    def encode_with_offsets(self, text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the ids of the text, and for each the characters [start, end) that it covers."""
+        try:
+            encoding = self._untrimmed.encode(text, add_special_tokens=False)
+        except TypeError as error:
+            raise unicode_error(text, error) from error
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of the ids; special tokens stand for no text."""
-        text: str = self.backend.decode(ids, skip_special_tokens=True)
+        """Return the text of the ids; special tokens stand for no text. Raises InputError for ids it has not."""
+        text: str = self.backend.decode(self._known(ids), skip_special_tokens=True)
         return text
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> Sequence[str]:
+        """Return the texts of many sequences, on the library's threads."""
+        known = [self._known(ids) for ids in sequences]
+        texts: list[str] = self.backend.decode_batch(known, skip_special_tokens=True)
+        return texts
+
+    def encode_chats(self, conversations: Sequence[Sequence[Message]]) -> Sequence[ChatIds]:
+        """Return the tokens of each conversation, by the chat template, and which of them are trained.
+
+        Raises InputError where there is no template, ConversationError where one cannot be made tokens.
+        """
+        return self._chats.encode(conversations)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and the files beside it; raise StorageError where the disk refuses."""
         files = {TOKENIZER_FILE: self.backend.to_str(pretty=True).encode(), **self.files}
+        if self.chat_template is not None:
+            files[TEMPLATE_FILE] = self.chat_template.encode()
         try:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
@@ -69,68 +108,91 @@ class FastTokenizer:
             raise StorageError(f"cannot write the tokenizer to {folder}: {error}") from error
 
     def fingerprint(self) -> str:
-        """Hex digest of the vocabulary, merges, normaliser, added tokens and the end-of-text id."""
+        """Hex digest of vocabulary, merges, normaliser, pre-tokeniser, decoder, special tokens and chat template."""
         stored = json.loads(self.backend.to_str())
         decisive = {name: part for name, part in stored.items() if name not in {"truncation", "padding"}}
+        optional: dict[str, Any] = {"pad_id": self.pad_id, "chat_template": self.chat_template}
+        if self.chat_template is not None:
+            optional["chat_tokens"] = self._template_variables
+        given = {name: value for name, value in optional.items() if value is not None}
         canonical = json.dumps(
-            [decisive, self.eos_id], sort_keys=True, separators=(",", ":"), ensure_ascii=True
+            [decisive, self.eos_id, *([given] if given else [])],
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @cached_property
+    def _untrimmed(self) -> tokenizers.Tokenizer:
+        """The same vocabulary without post-processor: those of byte-level vocabularies trim spaces off the offsets."""
+        if self.backend.post_processor is None:
+            return self.backend
+        import tokenizers
 
-def load_fast_tokenizer(
-    file: Path, eos_token: str, files: Mapping[str, bytes] | None = None
-) -> FastTokenizer:
-    """Read a `tokenizer.json`; raise InputError where it is missing, damaged or lacks `eos_token`."""
-    import tokenizers
+        plain = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        plain.encode_special_tokens = True
+        plain.post_processor = None
+        return plain
 
-    if not file.is_file():
-        raise InputError(
-            f"there is no tokenizer file {file}",
-            remedy=f"give the path of a {TOKENIZER_FILE} of the tokenizers library",
-        )
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(
-            f"{file} is not a {TOKENIZER_FILE} that the tokenizers library can read: {error}"
-        ) from error
-    return FastTokenizer(backend, eos_id=eos_id_of(backend, eos_token, file), files=files or {})
+    @cached_property
+    def _chats(self) -> ChatEncoder:
+        from codex_hf.chat import ChatEncoder
+        from codex_hf.rendering import Renderer
+
+        if self.chat_template is None:
+            raise InputError(
+                "this tokenizer has no chat template, and conversations need one",
+                remedy="give tokenizer.chat_template, a Jinja file (or, where the tokenizer has several templates, "
+                "tokenizer.chat_template_name)",
+            )
+        return ChatEncoder(self.backend, self.eos_id, Renderer(self.chat_template, self._template_variables))
+
+    @property
+    def _template_variables(self) -> dict[str, str]:
+        config = json.loads(self.files.get(CONFIG_FILE, b"{}"))
+        return {**token_variables(config), "eos_token": self.backend.id_to_token(self.eos_id)}
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids as the library takes them; it would leave out those that it has not."""
+        known = [int(token) for token in ids]
+        for token in known:
+            if token not in self._ids:
+                raise InputError(
+                    f"there is no token {token} in the vocabulary: expected ids in 0 … {self.vocab_size - 1}"
+                )
+        return known
 
 
-def eos_id_of(backend: tokenizers.Tokenizer, eos_token: str, file: Path) -> int:
-    """Return the id of the end-of-text token; raise InputError where the vocabulary has no such token."""
-    eos_id: int | None = backend.token_to_id(eos_token)
-    if eos_id is not None:
-        return eos_id
-    added = [token.content for token in backend.get_added_tokens_decoder().values()]
+def special_tokens_of(backend: tokenizers.Tokenizer, eos_id: int) -> dict[str, int]:
+    """Return text → id of the special tokens, in the order of their ids; the end of text is always one."""
+    added = backend.get_added_tokens_decoder()
+    specials = {token.content: number for number, token in sorted(added.items()) if token.special}
+    if eos_id not in specials.values():
+        specials[str(backend.id_to_token(eos_id))] = eos_id
+    return specials
+
+
+def id_of_token(backend: tokenizers.Tokenizer, token: str, where: Path, option: str, purpose: str) -> int:
+    """Return the id of a token that `option` names; raise InputError where the vocabulary has no such token."""
+    number: int | None = backend.token_to_id(token)
+    if number is not None:
+        return number
+    added = [one.content for one in backend.get_added_tokens_decoder().values()]
+    more = f" and {len(added) - _SHOWN_TOKENS:,} more" if len(added) > _SHOWN_TOKENS else ""
+    shown = ", ".join(map(repr, added[:_SHOWN_TOKENS])) + more
     raise InputError(
-        f"{file} has no token {eos_token!r}, which was to end each document; its special tokens: {added or 'none'}",
-        remedy="name one of its tokens with eos_token",
+        f"{where} has no token {token!r}, which was to {purpose}; its special tokens: {shown or 'none'}",
+        remedy=f"name one of its tokens with {option}",
     )
 
 
-def first_loss(tokenizer: FastTokenizer, texts: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first text that does not come back from encoding and decoding, and what came back; None: all do."""
-    for text in texts:
-        decoded = tokenizer.decode(tokenizer.encode(text))
-        if decoded != text:
-            return text, decoded
-    return None
-
-
-def shown_loss(text: str, decoded: str) -> str:
-    """Show where two texts first differ, in one line."""
-    start = next(
-        (i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b),
-        min(len(text), len(decoded)),
-    )
-    begin = max(0, start - 10)
-    return f"{text[begin : start + 20]!r} became {decoded[begin : start + 20]!r}"
-
-
-def companion_config(eos_token: str, given: Mapping[str, Any] | None = None) -> bytes:
-    """Return a `tokenizer_config.json` with this end-of-text token, for other tools to open the folder."""
+def companion_config(
+    eos_token: str, given: Mapping[str, Any] | None = None, pad_token: str | None = None
+) -> bytes:
+    """Return a `tokenizer_config.json` with these special tokens, for other tools to open the folder."""
     config = dict(given) if given else {"tokenizer_class": "PreTrainedTokenizerFast"}
     config["eos_token"] = eos_token
+    if pad_token is not None:
+        config["pad_token"] = pad_token
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()

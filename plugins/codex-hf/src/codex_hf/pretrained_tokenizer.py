@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
 from codex_hf.fast_tokenizer import (
     CONFIG_FILE,
-    PROBE,
+    TEMPLATE_FILE,
     TOKENIZER_FILE,
     FastTokenizer,
     companion_config,
-    first_loss,
-    load_fast_tokenizer,
-    shown_loss,
 )
 from codex_hf.source import Source, pretrained_folder
+from codex_hf.tokenizer_file import fast_tokenizer, first_loss, read_backend, read_text
 from codex_kernel import CorpusText, InputError, RunContext, hookimpl, option
 
-_COMPANIONS = ("special_tokens_map.json", "chat_template.jinja", "added_tokens.json")
-_SAMPLED_TEXTS = 50
+if TYPE_CHECKING:
+    import tokenizers
+
+_COMPANIONS = ("special_tokens_map.json", "added_tokens.json")
 
 
 @frozen
@@ -37,12 +36,21 @@ class HFTokenizer(Source):
     eos_token: str | None = option(
         None, help="The token that ends each document, where the tokenizer names another."
     )
+    pad_token: str | None = option(
+        None, help="The token that fills rows of a batch, where the tokenizer names none or its end of text."
+    )
+    on_loss: Literal["error", "warn"] = option(
+        "error",
+        help="What happens where text does not come back from the tokenizer as it was: end the run, or warn.",
+    )
 
     def __attrs_post_init__(self) -> None:
         """Ask for a source."""
         super().__attrs_post_init__()
         if not self.given:
             raise ValueError("expected one of path, hub_id and package, to say where the tokenizer is")
+        if self.pad_token is not None and self.pad_token == self.eos_token:
+            raise ValueError("pad_token: expected another token than eos_token, which is trained")
 
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:
@@ -53,32 +61,45 @@ class HFTokenizer(Source):
     def codex_tokenizer(
         self, run: RunContext, corpus: CorpusText | None, saved: Path | None
     ) -> FastTokenizer:
-        """Load the run's own copy, else the source."""
+        """Load the run's own copy, else the source; raise InputError where it loses text, unless that is allowed."""
         if saved is not None:
-            return _load(saved, self.eos_token)
-        tokenizer = _load(pretrained_folder(self, run), self.eos_token)
-        loss = first_loss(tokenizer, [PROBE, *islice(corpus or (), _SAMPLED_TEXTS)])
-        if loss is not None:
-            run.report.warning(
-                f"this tokenizer loses text, and the model will never see it: {shown_loss(*loss)}"
+            return self._load(saved, run)
+        tokenizer = self._load(pretrained_folder(self, run), run)
+        loss = first_loss(tokenizer, corpus or ())
+        if loss is not None and self.on_loss == "error":
+            raise InputError(
+                f"this tokenizer loses text: {loss}",
+                remedy="set tokenizer.on_loss to warn if the model may be trained on what the tokenizer makes of the "
+                "text, or take a byte-level tokenizer without normaliser",
             )
+        if loss is not None:
+            run.report.warning(f"this tokenizer loses text, and the model will never see it: {loss}")
         return tokenizer
 
-
-def _load(folder: Path, eos_token: str | None) -> FastTokenizer:
-    config = _config(folder)
-    eos = eos_token if eos_token is not None else _named_token(config.get("eos_token"))
-    if eos is None:
-        raise InputError(
-            f"the tokenizer of {folder} names no end-of-text token, and documents could not be ended",
-            remedy="name one of its tokens with tokenizer.eos_token",
+    def _load(self, folder: Path, run: RunContext) -> FastTokenizer:
+        config = _config(folder)
+        eos = self.eos_token if self.eos_token is not None else _named_token(config.get("eos_token"))
+        if eos is None:
+            raise InputError(
+                f"the tokenizer of {folder} names no end-of-text token, and documents could not be ended",
+                remedy="name one of its tokens with tokenizer.eos_token",
+            )
+        named = _named_token(config.get("pad_token"))
+        # Many name the end of text, for want of a better one; whoever masks padding would mask that.
+        pad = self.pad_token or (None if named == eos else named)
+        companions = {name: (folder / name).read_bytes() for name in _COMPANIONS if (folder / name).is_file()}
+        files = {**companions, CONFIG_FILE: companion_config(eos, config, self.pad_token)}
+        file = folder / TOKENIZER_FILE
+        backend = read_backend(file) if file.is_file() else _converted_by_transformers(folder)
+        return fast_tokenizer(
+            backend,
+            folder,
+            eos,
+            files,
+            pad_token=pad,
+            chat_template=_chat_template(folder, config),
+            report=run.report,
         )
-    companions = {name: (folder / name).read_bytes() for name in _COMPANIONS if (folder / name).is_file()}
-    files = {**companions, CONFIG_FILE: companion_config(eos, config)}
-    file = folder / TOKENIZER_FILE
-    if not file.is_file():
-        return _converted_by_transformers(folder, eos, files)
-    return load_fast_tokenizer(file, eos, files)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -102,11 +123,19 @@ def _named_token(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _converted_by_transformers(folder: Path, eos: str, files: Mapping[str, bytes]) -> FastTokenizer:
+def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the chat template, which lies in a file of its own or, formerly, in the configuration."""
+    file = folder / TEMPLATE_FILE
+    if file.is_file():
+        return read_text(file)
+    template = config.get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _converted_by_transformers(folder: Path) -> tokenizers.Tokenizer:
     """Have transformers build the fast tokenizer of a folder that has only a vocabulary (SentencePiece, merges)."""
     from transformers import AutoTokenizer
 
-    from codex_hf.fast_tokenizer import eos_id_of
     from codex_hf.loading import quiet
 
     try:
@@ -120,4 +149,4 @@ def _converted_by_transformers(folder: Path, eos: str, files: Mapping[str, bytes
             f"the tokenizer of {folder} ({type(slow).__name__}) has no fast form",
             remedy=f"convert it to a {TOKENIZER_FILE} with the tokenizers library",
         )
-    return FastTokenizer(backend, eos_id=eos_id_of(backend, eos, folder), files=files)
+    return backend
