@@ -52,6 +52,7 @@ _SPEC = re.compile(
 )
 _OPTION = re.compile(r"\s*(?P<key>[A-Za-z_][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
 _SEPARATOR = re.compile(r",(?![^\[]*\])")  # a comma of a list is part of the value
+_MANIFEST_SUFFIXES = (".yaml", ".yml")
 _KINDS = ("dataset", "cleaner", "tokenizer")
 
 
@@ -97,7 +98,7 @@ def is_tokenizer(name: str, runs: Path) -> bool:
     path = Path(name)
     if _is_installed(name) or path.is_dir():
         return True
-    return path.suffix in {".yaml", ".yml"} if path.exists() else _is_run(name, runs)
+    return path.suffix in _MANIFEST_SUFFIXES if path.exists() else _is_run(name, runs)
 
 
 def _open(name: str, place: Place, folder: Path) -> Opened:
@@ -125,6 +126,8 @@ def _is_run(name: str, runs: Path) -> bool:
 
 
 def _unknown(name: str) -> InputError:
+    if Path(name).suffix in _MANIFEST_SUFFIXES:
+        return InputError(f"{name}: no such file", remedy="codex init writes a manifest")
     known = Catalog.scan().names("tokenizer")
     meant = did_you_mean(name.partition(":")[0], known)
     return InputError(

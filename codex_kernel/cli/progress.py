@@ -31,20 +31,21 @@ class ProgressReporter(TerminalReporter):
             super().activity(name, done, total, unit)
             return
         if name != self._name:
-            self._end_line()
+            self.close()
             self._name, self._begun_seconds = name, self.clock()
         line = progress(name, done, total, unit, self.clock() - self._begun_seconds)
         click.echo(f"\r\x1b[K{line}", nl=False, err=True)
         self._open_line = True
         if total is not None and done >= total:
-            self._end_line()
+            self.close()
 
     def warning(self, message: str) -> None:
         """Show the warning on a line of its own."""
-        self._end_line()
+        self.close()
         super().warning(message)
 
-    def _end_line(self) -> None:
+    def close(self) -> None:
+        """End the line that is written over, so that what follows has a line of its own."""
         if self._open_line:
             click.echo(err=True)
         self._open_line = False

@@ -22,6 +22,7 @@ from codex_kernel.cli.terminal import (
 from codex_kernel.errors import InputError
 
 if TYPE_CHECKING:
+    from codex_kernel.cli.progress import ProgressReporter
     from codex_kernel.token_rows import Row
     from codex_kernel.token_statistics import Corpus, Tally
     from codex_kernel.tokenizers import Opened, Place
@@ -46,33 +47,45 @@ def tokenizer() -> None:
     """
 
 
-def _place(runs: Path, override_files: tuple[Path, ...] = (), sets: tuple[str, ...] = ()) -> Place:
-    from codex_kernel.cli.progress import ProgressReporter
+@contextmanager
+def _place(
+    runs: Path, override_files: tuple[Path, ...], sets: tuple[str, ...], report: ProgressReporter
+) -> Iterator[Place]:
+    """Say where tokenizers are looked for; how far the work is, is said until it is done."""
     from codex_kernel.tokenizers import Place
 
-    return Place(
-        base=Path.cwd(),
-        cache=cache_folder(),
-        runs=runs,
-        report=ProgressReporter(),
-        read_plan=lambda path: make_plan(path, override_files, sets),
-        read_run=lambda path: make_plan(path, (), ()),
-    )
+    try:
+        yield Place(
+            base=Path.cwd(),
+            cache=cache_folder(),
+            runs=runs,
+            report=report,
+            read_plan=lambda path: make_plan(path, override_files, sets),
+            read_run=lambda path: make_plan(path, (), ()),
+        )
+    finally:
+        report.close()
 
 
 @contextmanager
 def _opened(
-    names: Iterable[str], runs: Path, override_files: tuple[Path, ...], sets: tuple[str, ...]
+    names: Iterable[str],
+    runs: Path,
+    override_files: tuple[Path, ...],
+    sets: tuple[str, ...],
+    report: ProgressReporter | None = None,
 ) -> Iterator[list[Opened]]:
     """Open tokenizers for as long as they are used."""
+    from codex_kernel.cli.progress import ProgressReporter
     from codex_kernel.tokenizers import opened
 
     names = list(names)
     if (override_files or sets) and not any(Path(name).is_file() for name in names):
         raise click.UsageError(f"--set and --override-file change a manifest, and {' '.join(names)} is none")
-    place = _place(runs, override_files, sets)
     with ExitStack() as stack:
-        yield [stack.enter_context(opened(name, place)) for name in names]
+        with _place(runs, override_files, sets, report or ProgressReporter()) as place:
+            found = [stack.enter_context(opened(name, place)) for name in names]
+        yield found
 
 
 # ── train ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,8 +118,10 @@ def train(
     codex-tokenizer.json in it tells what it was made of: plugin, options, digest of the texts, fingerprint.
     """
     from codex_kernel import tokenizers
+    from codex_kernel.cli.progress import ProgressReporter
 
-    record = tokenizers.train(manifest, output, _place(Path("runs"), override_files, sets))
+    with _place(Path("runs"), override_files, sets, ProgressReporter()) as place:
+        record = tokenizers.train(manifest, output, place)
     if as_json:
         print_json({"schema_version": 1, "output": str(output), **record})
         return
@@ -147,7 +162,10 @@ Examples:
 @click.option("--lines", is_flag=True, help="Take each line for a text, without its newline, not each file.")
 @click.option("--specials", is_flag=True, help="Let special tokens that a text spells be their ids.")
 @click.option(
-    "--truncate", type=click.IntRange(0), metavar="N", help="Cut texts after N tokens, and say how many."
+    "--truncate",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Keep N tokens of each text; what is cut off is counted.",
 )
 @click.option(
     "--truncate-side", type=SIDES, default="right", show_default=True, help="Which side is cut off."
@@ -325,15 +343,18 @@ def _measure(  # noqa: PLR0913 - what both commands are given
     as_json: bool,
 ) -> None:
     """Go through the texts once, each tokenizer after the other on every batch, and print what was found."""
+    from codex_kernel.cli.progress import ProgressReporter
     from codex_kernel.token_statistics import Corpus, Tally
     from codex_kernel.tokens import batches
 
-    with _opened(names, runs, override_files, sets) as found:
+    report = ProgressReporter()
+    with _opened(names, runs, override_files, sets, report) as found:
         corpus, tallies = Corpus(), [Tally(one.tokenizer) for one in found]
         for batch in batches(_texts(found, files, lines=lines)):
             corpus.add(batch)
             for tally in tallies:
                 tally.add(batch)
+        report.close()
         if not corpus.bytes:
             raise InputError("there is no text to measure on", remedy="name files, or pipe a text in")
         if as_json:
@@ -377,7 +398,9 @@ def _print_measures_json(found: Sequence[Opened], corpus: Corpus, tallies: Seque
 def _print_measures(found: Sequence[Opened], corpus: Corpus, tallies: Sequence[Tally]) -> None:
     from codex_kernel.token_statistics import as_json
 
-    click.echo(f"{corpus.texts:,} texts, {size(corpus.bytes)}, {corpus.words:,} words")
+    click.echo(
+        f"{corpus.texts:,} text{'' if corpus.texts == 1 else 's'}, {size(corpus.bytes)}, {corpus.words:,} words"
+    )
     measures = [as_json(corpus, tally) for tally in tallies]
     lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("vocabulary", lambda one: f"{one['vocab_size']:,}"),
