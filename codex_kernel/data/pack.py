@@ -193,11 +193,15 @@ class _Stream:
         places = np.arange(length - 1) if read is None else np.flatnonzero(~read[1:])
         if not len(places):
             return
-        blocks, counts = np.unique((places + start) // self.seq_len, return_counts=True)
+        low, high = ((start + int(place)) // self.seq_len for place in (places[0], places[-1]))
+        blocks, counts = [low], [len(places)]
+        if low != high:  # most pieces lie in one block, and np.unique would cost more than all the rest
+            found, numbers = np.unique((places + start) // self.seq_len, return_counts=True)
+            blocks, counts = found.tolist(), numbers.tolist()
         self.target_tokens += len(places)
-        self._target_blocks += len(blocks) - int(blocks[0] == self._last_target_block)
-        self._last_target_block = int(blocks[-1])
-        for block, count in zip(blocks.tolist(), counts.tolist(), strict=True):
+        self._target_blocks += len(blocks) - (low == self._last_target_block)
+        self._last_target_block = high
+        for block, count in zip(blocks, counts, strict=True):
             self._credit(block, text_bytes * count / len(places))
 
     def _credit(self, block: int, text_bytes: float) -> None:
