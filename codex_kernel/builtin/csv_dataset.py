@@ -41,9 +41,7 @@ class CsvDataset(TextFields, FileOptions):
     encoding: str = option(
         "utf-8", help="Encoding of the files; a row that is not valid in it is a bad record."
     )
-    max_record_bytes: int = option(
-        1 << 26, gt=0, help="Longest line, and longest field, that is read, in bytes."
-    )
+    max_record_bytes: int = option(1 << 26, gt=0, help="Longest row that is read, in bytes.")
     max_uncompressed_bytes: int = option(
         1 << 36, gt=0, help="Most bytes that a .gz or .zst file may unpack to."
     )
@@ -79,7 +77,7 @@ class _Rows:
     _told: bool = field(init=False, default=False)
 
     def __iter__(self) -> Iterator[Document | BadRecord]:
-        # The limit is one for the whole process, and 128 KiB: too small for a source file.
+        # The library's own limit is one for the whole process, and 128 KiB: too small for a source file.
         csv.field_size_limit(max(csv.field_size_limit(), self.section.max_record_bytes))
         blank = 0
         for file in self.files:
@@ -99,23 +97,31 @@ class _Rows:
 
 @define(eq=False)
 class _Lines:
-    """The lines of a table as text; `fault` keeps what is wrong with a line until its row is judged."""
+    """The lines of a table as text, and what is known of the row that they are read for."""
 
     stream: BinaryIO
     name: str
     section: CsvDataset
     number: int = field(init=False, default=0)
+    where: str = field(init=False, default="")
+    """The place of the row."""
     fault: str | None = field(init=False, default=None)
+    """What is wrong with one of its lines, kept until the row is judged."""
+    _bytes: int = field(init=False, default=0)
+
+    def begin_row(self) -> None:
+        self.where, self.fault, self._bytes = f"{self.name}:{self.number + 1}", None, 0
 
     def __iter__(self) -> Iterator[str]:
         limit = self.section.max_record_bytes
         while line := self.stream.readline(limit + 1):
             self.number += 1
-            if len(line) > limit:
+            self._bytes += len(line)
+            if self._bytes > limit:
                 # Whether a quote is open behind it cannot be known, so no row can be found again.
                 raise InputError(
-                    f"{self.name}:{self.number}: the line is longer than {limit:,} bytes",
-                    remedy="raise the option max_record_bytes, if there are rows that long",
+                    f"{self.where}: the row is longer than {limit:,} bytes",
+                    remedy="look for quotes that are not closed, or raise the option max_record_bytes",
                 )
             yield self._decoded(line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line)
 
@@ -138,49 +144,47 @@ def _documents(lines: _Lines, section: CsvDataset) -> Iterator[Document | BadRec
     reader = csv.reader(iter(lines), delimiter=section.delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        where = f"{lines.name}:{lines.number + 1}"
-        lines.fault = None
+        lines.begin_row()
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             if header is None:
-                raise InputError(f"{where}: the header is not CSV: {error}") from error
-            yield BadRecord(where, f"not CSV: {_in_words(error)}", _remedy(error))
+                raise InputError(f"{lines.where}: the header is not CSV: {error}") from error
+            yield BadRecord(lines.where, f"not CSV: {_in_words(error)}", _QUOTES)
             continue
         if not row:
             yield None
         elif header is None:
-            header = _checked_header(row, lines, section, where)
+            header = _checked_header(row, lines, section)
         else:
-            yield _document(row, header, lines, section, where)
+            yield _document(row, header, lines, section)
 
 
-def _document(
-    row: list[str], header: list[str], lines: _Lines, section: CsvDataset, where: str
-) -> Document | BadRecord:
+def _document(row: list[str], header: list[str], lines: _Lines, section: CsvDataset) -> Document | BadRecord:
     if lines.fault is not None:
-        return BadRecord(where, lines.fault, "mend the row, or say in which encoding the file is")
+        return BadRecord(lines.where, lines.fault, "mend the row, or say in which encoding the file is")
     if len(row) != len(header):
         return BadRecord(
-            where,
+            lines.where,
             f"has {len(row)} fields, expected {len(header)}, as the header has",
             'a field with the delimiter, a quote or a newline in it stands in "…"',
         )
-    return document_of(dict(zip(header, row, strict=True)), section, where)
+    return document_of(dict(zip(header, row, strict=True)), section, lines.where)
 
 
-def _checked_header(row: list[str], lines: _Lines, section: CsvDataset, where: str) -> list[str]:
+def _checked_header(row: list[str], lines: _Lines, section: CsvDataset) -> list[str]:
     """Return the names of the columns; raise InputError where the options name none of them, or one that is twice."""
     if lines.fault is not None:
-        raise InputError(f"{where}: the header: {lines.fault}")
+        raise InputError(f"{lines.where}: the header: {lines.fault}")
     other = next((sign for sign in _DELIMITERS if len(row) == 1 and sign in row[0]), None)
     if other is not None and row[0] not in {section.text, section.completion}:
         raise InputError(
-            f"{where}: the header is one column, {row[0]!r}", remedy=f"set the option delimiter: {other!r}"
+            f"{lines.where}: the header is one column, {row[0]!r}",
+            remedy=f"set the option delimiter: {other!r}",
         )
-    columns_of(row, section, where)
+    columns_of(row, section, lines.where)
     return row
 
 
@@ -192,10 +196,7 @@ def _in_words(error: csv.Error) -> str:
     return str(error)
 
 
-def _remedy(error: csv.Error) -> str | None:
-    if "field larger" in str(error):
-        return "raise the option max_record_bytes, or close the quotes"
-    return 'a quote inside of a quoted field is written twice: ""'
+_QUOTES = 'a quote inside of a quoted field is written twice: ""'
 
 
 def _keeps_ascii(encoding: str) -> bool:

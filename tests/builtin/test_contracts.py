@@ -1,16 +1,28 @@
+import csv
+import gzip
+import json
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from codex_kernel.builtin.bytes_tokenizer import BytesTokenizer
 from codex_kernel.builtin.console import ConsoleLogger
+from codex_kernel.builtin.csv_dataset import CsvDataset
 from codex_kernel.builtin.csv_logger import CsvLogger
 from codex_kernel.builtin.jsonl_dataset import JsonlDataset
 from codex_kernel.builtin.jsonl_logger import JsonlLogger
+from codex_kernel.builtin.parquet_dataset import ParquetDataset
 from codex_kernel.builtin.python_source import PythonSource
 from codex_kernel.builtin.text_files import TextFiles
-from codex_kernel.testing import DatasetContract, LoggerContract, TokenizerContract
+from codex_kernel.testing import DatasetContract, LoggerContract, RecordDatasetContract, TokenizerContract
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 class TestBytes(TokenizerContract):
@@ -26,10 +38,46 @@ class TestTextFiles(DatasetContract):
         return TextFiles(paths=["**/*.py"])
 
 
-class TestJsonl(DatasetContract):
+class TestCompressedTextFiles(DatasetContract):
     def make(self, folder):
-        (folder / "rows.jsonl").write_text('{"text": "one"}\n\n{"prompt": "2 = ", "completion": "two"}\n')
-        return JsonlDataset(paths=["rows.jsonl"])
+        (folder / "a.py.gz").write_bytes(gzip.compress(b"x = 1\r\n"))
+        (folder / "b.rs.zst").write_bytes(zstd.compress("// naïve\n".encode()))
+        (folder / "c.py").write_bytes(b"not text: \xff\n")
+        return TextFiles(paths=["."])
+
+
+class TestJsonl(RecordDatasetContract):
+    def store(self, folder, records, **options):
+        rows = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "rows.jsonl").write_text(rows)
+        return JsonlDataset(paths=["rows.jsonl"], **options)
+
+
+class TestCompressedJsonl(RecordDatasetContract):
+    def store(self, folder, records, **options):
+        half = len(records) // 2
+        for name, part in (("a.jsonl.gz", records[:half]), ("b.jsonl.zst", records[half:])):
+            rows = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part).encode()
+            pack = gzip.compress if name.endswith("gz") else zstd.compress
+            (folder / name).write_bytes(pack(rows))
+        return JsonlDataset(paths=["*.jsonl.*"], **options)
+
+
+class TestCsv(RecordDatasetContract):
+    conversations = False
+
+    def store(self, folder, records, **options):
+        with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(records[0]), quoting=csv.QUOTE_ALL)
+            writer.writeheader()
+            writer.writerows(records)
+        return CsvDataset(paths=["rows.csv"], **options)
+
+
+class TestParquet(RecordDatasetContract):
+    def store(self, folder, records, **options):
+        parquet.write_table(pa.Table.from_pylist(list(records)), folder / "rows.parquet")
+        return ParquetDataset(paths=["rows.parquet"], **options)
 
 
 class TestPythonSource(DatasetContract):
@@ -57,7 +105,10 @@ class TestCsvLogger(LoggerContract):
         return CsvLogger()
 
 
-MODULES = "bytes_tokenizer console csv_logger evaluation_metrics jsonl_dataset jsonl_logger python_source text_files"
+MODULES = (
+    "bytes_tokenizer console csv_dataset csv_logger evaluation_metrics jsonl_dataset jsonl_logger parquet_dataset "
+    "python_source text_files"
+)
 
 
 @pytest.mark.parametrize("module", MODULES.split())
@@ -65,7 +116,7 @@ def test_importing_a_plugin_loads_nothing_heavy(module):
     """A built-in plugin's module imports neither numpy nor a training library, nor rich."""
     code = (
         f"import sys, codex_kernel.builtin.{module}\n"
-        "print([name for name in ('numpy', 'torch', 'transformers', 'rich', 'mlflow') if name in sys.modules])"
+        "print([name for name in ('numpy', 'torch', 'pyarrow', 'rich', 'mlflow') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"

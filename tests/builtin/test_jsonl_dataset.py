@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_kernel import Document, InputError
+from codex_kernel import BadRecord, Document, InputError, Message
 from codex_kernel.builtin.jsonl_dataset import JsonlDataset
 from codex_kernel.testing import make_run
 
@@ -32,14 +32,28 @@ def test_fields_can_have_other_names(tmp_path):
     assert found == [Document("7", "r", "c", "p"), Document("8", "r", "x")]
 
 
-def test_a_prompt_beside_a_text_is_not_dropped(tmp_path):
-    """A prompt and a text in one record are refused with a remedy, which trains on the text after the prompt."""
-    row = '{"prompt": "p", "text": "t"}'
-    with pytest.raises(InputError, match=r"rows\.jsonl:1: has both 'prompt' and 'text'") as caught:
-        read(tmp_path, row)
-    assert "dataset.completion=text" in caught.value.remedy
-    assert [(d.prompt, d.text) for d in read(tmp_path, row, completion="text")] == [("p", "t")]
-    assert [(d.prompt, d.text) for d in read(tmp_path, row, prompt="question")] == [("", "t")]
+def test_a_conversation_is_read(tmp_path):
+    """Messages become the document's, in OpenAI's form and in ShareGPT's."""
+    openai = (
+        '{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0},'
+        ' {"role": "assistant", "content": "b", "name": null}]}'
+    )
+    [document] = read(tmp_path, openai)
+    assert document.messages == (
+        Message("user", "u"),
+        Message("assistant", "a", trained=False),
+        Message("assistant", "b"),
+    )
+    sharegpt = '{"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]}'
+    [document] = read(
+        tmp_path,
+        sharegpt,
+        messages="conversations",
+        role="from",
+        content="value",
+        roles={"human": "user", "gpt": "assistant"},
+    )
+    assert document.messages == (Message("user", "u"), Message("assistant", "a"))
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path):
@@ -52,54 +66,45 @@ def test_blank_lines_are_skipped_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "problem"),
     [
         ("{", "not JSON: "),
         ("{'text': 1}", "not JSON: "),
         ("[1]", "expected a JSON object, got a list"),
         ("null", "expected a JSON object, got null"),
-        ('{"body": "x"}', "no field 'text' or 'completion', has body"),
-        ('{"prompt": "x"}', "no field 'text' or 'completion'"),
-        ('{"text": 5}', "field 'text': expected a string, got a number"),
-        ('{"text": null}', "field 'text': expected a string, got null"),
-        ('{"prompt": [], "completion": "x"}', "field 'prompt': expected a string, got a list"),
-        ('{"text": "x", "completion": "y"}', "has both 'text' and 'completion'"),
-        ('{"prompt": "x", "text": "y"}', "has both 'prompt' and 'text'"),
+        ("17", "expected a JSON object, got a number"),
+        ('{"text": "a"} {"text": "b"}', "not JSON: Extra data at column 15"),
+        ('{"body": "x"}', "no field 'text', 'completion' or 'messages', has body"),
+        ('{"text": null}', "field 'text': expected a value, got null"),
         ('{"text": "a\\ud800"}', "a lone surrogate at character 1"),
         ('{"text": "x", "score": NaN}', "NaN is not JSON"),
         ('{"text": "x", "score": -Infinity}', "-Infinity is not JSON"),
         ('{"text": "x", "text": "y"}', "field 'text' stands twice"),
+        ('{"text": "x", "meta": {"a": 1, "a": 2}}', "field 'a' stands twice"),
         ('{"text": "x", "n": ' + "9" * 5000 + "}", "not a usable record"),
         ('{"text": ' + "[" * 100_000, "not"),
         (b'{"text": "\xff"}', "not valid UTF-8 at byte 10"),
+        (b'{"text": "a\0b"}', "not JSON: Invalid control character"),
+        ('{"text": "' + "x" * 200_000 + '"}', "the line is longer than 150,000 bytes"),
     ],
 )
-def test_a_bad_record_is_named_with_file_and_line(tmp_path, line, message):
-    """Whatever is wrong with a record, the error starts with its file and line."""
+def test_a_bad_record_stands_in_its_place(tmp_path, line, problem):
+    """Whatever is wrong with a line, it is a BadRecord with file and line, and the lines behind it are read."""
     line = line if isinstance(line, bytes) else line.encode()
-    with pytest.raises(InputError) as caught:
-        read(tmp_path, b'{"text": "good"}\n' + line + b"\n")
-    assert caught.value.message.startswith("rows.jsonl:2: ")
-    assert message in caught.value.message
+    rows = b'{"text": "good"}\n' + line + b'\n{"text": "behind"}\n'
+    first, bad, last = read(tmp_path, rows, max_record_bytes=150_000)
+    assert (first.text, last.text) == ("good", "behind")
+    assert last.id == "rows.jsonl:3"
+    assert isinstance(bad, BadRecord)
+    assert bad.where == "rows.jsonl:2"
+    assert problem in bad.problem
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "x"}', "no field 'n', has text"),
-        ('{"text": "x", "n": true}', "expected a string, got a boolean"),
-    ],
-)
-def test_a_named_id_must_be_there(tmp_path, line, message):
-    """An id that the section asks for must be in each record, as a string or an integer."""
-    with pytest.raises(InputError, match=message):
-        read(tmp_path, line, id="n")
-
-
-def test_a_line_without_end_is_refused(tmp_path):
-    """A line that is longer than the limit is not read into memory."""
-    with pytest.raises(InputError, match=r"rows\.jsonl:1: the line is longer than 1,000 bytes"):
-        read(tmp_path, '{"text": "' + "x" * 5000, max_record_bytes=1000)
+def test_a_long_line_at_the_end_is_bad_once(tmp_path):
+    """A line that is longer than the limit and never ends is one bad record, and is not read into memory."""
+    [bad] = read(tmp_path, '{"text": "' + "x" * 5_000_000, max_record_bytes=1000)
+    assert (bad.where, bad.problem) == ("rows.jsonl:1", "the line is longer than 1,000 bytes")
+    assert "max_record_bytes" in bad.remedy
 
 
 def test_no_file_is_refused_and_named_before(tmp_path):
