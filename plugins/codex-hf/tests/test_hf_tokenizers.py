@@ -270,7 +270,7 @@ def test_a_lossy_tokenizer_is_refused(tmp_path):
     folder = stored(
         tmp_path / "lossy", lambda backend: setattr(backend, "normalizer", normalizers.Lowercase())
     )
-    with pytest.raises(InputError, match="this tokenizer loses text: .* became") as refused:
+    with pytest.raises(InputError, match=r"this tokenizer loses text: .* became") as refused:
         HFTokenizer(path=folder).codex_tokenizer(make_run(tmp_path), CORPUS, None)
     assert "tokenizer.on_loss" in refused.value.remedy
     run = make_run(tmp_path)

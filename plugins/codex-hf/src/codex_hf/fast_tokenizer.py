@@ -151,7 +151,7 @@ class FastTokenizer:
     @property
     def _template_variables(self) -> dict[str, str]:
         config = json.loads(self.files.get(CONFIG_FILE, b"{}"))
-        return {**token_variables(config), "eos_token": self.backend.id_to_token(self.eos_id)}
+        return {**token_variables(config), "eos_token": str(self.backend.id_to_token(self.eos_id))}
 
     def _known(self, ids: Sequence[int]) -> list[int]:
         """Return the ids as the library takes them; it would leave out those that it has not."""

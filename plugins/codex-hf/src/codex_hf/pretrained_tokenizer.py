@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
+from codex_hf.chat_template import TEMPLATE_FILE
 from codex_hf.fast_tokenizer import (
     CONFIG_FILE,
-    TEMPLATE_FILE,
     TOKENIZER_FILE,
     FastTokenizer,
     companion_config,
@@ -149,4 +149,5 @@ def _converted_by_transformers(folder: Path) -> tokenizers.Tokenizer:
             f"the tokenizer of {folder} ({type(slow).__name__}) has no fast form",
             remedy=f"convert it to a {TOKENIZER_FILE} with the tokenizers library",
         )
-    return backend
+    converted: tokenizers.Tokenizer = backend
+    return converted

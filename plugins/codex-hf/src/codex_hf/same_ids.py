@@ -182,9 +182,8 @@ def _ranks(stored: Mapping[str, Any]) -> dict[bytes, int]:
 
 def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the merges, which files write as pairs or, formerly, as one string with a space."""
-    return [
-        tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
-    ]
+    merges = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(first, second) for first, second in merges]
 
 
 def _check_every_token_is_made_by_its_merges(

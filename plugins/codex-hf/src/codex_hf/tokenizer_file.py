@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_hf.byte_level import BYTE_OF
-from codex_hf.fast_tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, FastTokenizer, id_of_token
+from codex_hf.chat_template import TEMPLATE_FILE
+from codex_hf.fast_tokenizer import TOKENIZER_FILE, FastTokenizer, id_of_token
 from codex_kernel import InputError, Reporter
 
 if TYPE_CHECKING:
