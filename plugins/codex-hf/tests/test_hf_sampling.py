@@ -1,4 +1,4 @@
-"""Sampling: which tokens of given logits can come up."""
+"""Sampling and writing: which tokens of given logits can come up, and the text that they are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from codex_hf.generation import sample
-from codex_kernel import GenerateRequest, NonFiniteError
+from codex_hf.generation import pieces, sample
+from codex_kernel import GenerateRequest, NonFiniteError, PluginError
 
 
 def drawn(logits: list[float], **changes: Any) -> set[int]:
@@ -37,3 +37,43 @@ def test_logits_that_are_not_finite_are_an_error(bad, temperature):
     """NaN and infinity end the text with an error, greedy or not."""
     with pytest.raises(NonFiniteError, match="logits are not finite"):
         drawn([0.0, bad], temperature=temperature)
+
+
+class Utf8:
+    """Bytes as tokens; `decode` puts U+FFFD where a character lacks bytes."""
+
+    vocab_size, eos_id = 257, 256
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+
+class Reversed(Utf8):
+    """The last token is the first byte."""
+
+    def decode(self, ids):
+        return super().decode(ids[::-1])
+
+
+def written(tokenizer: Any, prompt: str, text: bytes) -> list[str]:
+    """Return the pieces that a text comes in."""
+    return list(pieces(tokenizer, tokenizer.encode(prompt), iter(text)))
+
+
+def test_a_character_comes_whole():
+    """The bytes of a character wait for its last one, also where the window begins within a character."""
+    assert written(Utf8(), "漢字漢字", "x🙂é".encode()) == ["x", "🙂", "é"]
+
+
+def test_bytes_that_are_no_text_are_told():
+    """Bytes that no further one completes come as U+FFFD, in the text and at its end."""
+    assert written(Utf8(), "a", b"b\xf0\x9fc\xf0") == ["b", "\ufffdc", "\ufffd"]
+
+
+def test_text_that_does_not_grow_at_its_end_is_an_error():
+    """A tokenizer whose text of more tokens does not begin with the text of fewer cannot write: it is an error."""
+    with pytest.raises(PluginError, match="what read 'ba' reads 'xba'"):
+        written(Reversed(), "ab", b"x")

@@ -19,6 +19,7 @@ from codex_kernel import (
     Model,
     NoCheckpointError,
     NonFiniteError,
+    PluginError,
     PretrainedFormat,
     TextPieces,
     Tokenizer,
@@ -41,7 +42,7 @@ def generate(
         transformer.cuda()
     # An empty prompt starts where a document starts: after the end of another.
     prompt = list(tokenizer.encode(request.prompt)) or [tokenizer.eos_id]
-    tokens = _tokens(transformer, prompt, tokenizer.eos_id, request)
+    tokens = _tokens(transformer, prompt, tokenizer, request)
     return pieces(tokenizer, prompt, tokens)
 
 
@@ -76,7 +77,9 @@ def transformer_of(model: Model) -> Any | None:
     return module.transformer if isinstance(module, HFModule) else None
 
 
-def _tokens(transformer: Any, prompt: Sequence[int], eos_id: int, request: GenerateRequest) -> Iterator[int]:
+def _tokens(
+    transformer: Any, prompt: Sequence[int], tokenizer: Tokenizer, request: GenerateRequest
+) -> Iterator[int]:
     """Yield new tokens until the end of the text, or `max_new_tokens` of them."""
     generator = torch.Generator().manual_seed(request.seed)
     limit = _context_tokens(transformer, request)
@@ -94,8 +97,10 @@ def _tokens(transformer: Any, prompt: Sequence[int], eos_id: int, request: Gener
                 logits_to_keep=1,
             )
         cache = output.past_key_values
-        token = sample(output.logits[0, -1].float().cpu(), request, generator)
-        if token == eos_id:
+        # An embedding may have more rows than the vocabulary has tokens; they stand for nothing.
+        logits_V = output.logits[0, -1, : tokenizer.vocab_size]
+        token = sample(logits_V.float().cpu(), request, generator)
+        if token == tokenizer.eos_id:
             return
         yield token
         tokens.append(token)
@@ -135,6 +140,7 @@ def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -
 
     Each piece is what a window of tokens reads with the new ones, less what it read without: some decoders treat the
     first token of a text differently, so tokens cannot be decoded alone.
+    Raises PluginError where more tokens do not read as the text so far and more of it.
     """
     window = list(prompt[-_WINDOW_TOKENS:])
     told = tokenizer.decode(window)
@@ -145,8 +151,22 @@ def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -
         text = tokenizer.decode(window)
         if text.endswith(_REPLACEMENT):
             continue
-        yield text[len(told) :]
+        yield _after(told, text)
         window = window[-max(_WINDOW_TOKENS, waiting) :]
         told, waiting = tokenizer.decode(window), 0
     if waiting:
-        yield tokenizer.decode(window)[len(told) :]
+        yield _after(told, tokenizer.decode(window))
+
+
+def _after(told: str, text: str) -> str:
+    """Return what `text` has after `told`, whose last character may be one that lacked bytes."""
+    if text.startswith(told):
+        return text[len(told) :]
+    whole = told.rstrip(_REPLACEMENT)
+    if text.startswith(whole):
+        return text[len(whole) :]
+    raise PluginError(
+        "this tokenizer cannot write text as it comes: with one token more, what "
+        f"read {told[-30:]!r} reads {text[-30:]!r}",
+        remedy="use a tokenizer in which the text of the first tokens is the beginning of the text of all",
+    )
