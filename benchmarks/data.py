@@ -139,7 +139,7 @@ def encode_child(trained: str, rounds: str) -> dict[str, Any]:
     """Encode in turns, and compare the ids."""
     from transformers import PreTrainedTokenizerFast
 
-    from codex_hf.fast_tokenizer import load_fast_tokenizer
+    from codex_hf.tokenizer_file import load_fast_tokenizer
 
     texts = texts_of(4)
     ours = load_fast_tokenizer(Path(trained, "tokenizer.json"), "<|endoftext|>")
@@ -420,7 +420,7 @@ def memory(arguments: argparse.Namespace) -> Iterator[Row]:
                 section = "{type: hf-bpe, path: tokenizer/tokenizer.json}"
             (folder / "manifest.yaml").write_text(
                 f"name: memory\ndataset: {{type: jsonl, paths: [corpus.jsonl]}}\ntokenizer: {section}\n"
-                "model: {type: hf-causal-lm, config: {model_type: llama}}\ntrainer: torch\n"
+                "model: {type: hf-causal-lm, config: {model_type: llama}}\ntrainer: {{type: torch, max_steps: 1}}\n"
             )
             for limit in (arguments.limit_mb, None):
                 found = child("memory", folder, limit or 0, cwd=folder)

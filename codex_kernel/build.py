@@ -16,6 +16,7 @@ from attrs import frozen
 
 from codex_kernel.data import kept
 from codex_kernel.data.build import build, reopen
+from codex_kernel.data.cached import TOKENIZERS
 from codex_kernel.data.clean import CleaningStep
 from codex_kernel.data.corpus import Corpus
 from codex_kernel.data.encode import default_fingerprint
@@ -35,7 +36,6 @@ from codex_kernel.interfaces import (
 )
 from codex_kernel.plan import Chosen, Plan
 
-TOKENIZERS = "tokenizers"
 _TOKENIZER_FORMAT = 1
 _DECIDE_DATA = ("seed", "dataset", "cleaners", "tokenizer", "data")
 """Sections of the manifest."""

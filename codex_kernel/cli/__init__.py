@@ -34,6 +34,7 @@ SECTIONS = {
         "checkpoints": "List, verify, prune and export checkpoints.",
     },
     "Tokens and data": {
+        "data": "Build, show, check and count data; prune the cache.",
         "tokenizer": "Train, use, measure and compare tokenizers.",
     },
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codex_kernel.cli.terminal import (
+    agreed,
     cache_folder,
     json_option,
     print_json,
@@ -274,7 +274,7 @@ def prune(  # noqa: PLR0913 - click passes each option by name
         if not as_json:
             _show_pruning(plan, sizes, "would delete" if dry_run else "delete")
         if sizes and not dry_run:
-            if not _agreed(len(sizes), yes=yes):
+            if not agreed(len(sizes), yes=yes):
                 click.echo("nothing was deleted", err=True)
                 return
             with _opened(folder, read_only=False) as found:
@@ -308,19 +308,6 @@ def _print_pruning(folder: RunFolder, plan: Pruning, sizes: Mapping[Path, int], 
             "size_bytes": sum(sizes.values()),
         }
     )
-
-
-def _agreed(count: int, *, yes: bool) -> bool:
-    """Ask on a terminal; elsewhere a deletion needs --yes."""
-    from codex_kernel.errors import InputError
-
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        raise InputError(
-            "nothing was deleted: nobody is there to be asked", remedy="add --yes, or look first: --dry-run"
-        )
-    return click.confirm(f"Delete {'it' if count == 1 else f'these {count}'} for good?", err=True)
 
 
 # ── export ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,6 +46,19 @@ def manifest_arguments(function: F) -> F:
     return click.argument("manifest", type=click.Path(path_type=Path))(override_options(function))
 
 
+skip_bad_option = click.option(
+    "--skip-bad",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Skip and count up to N records that cannot be read: --set data.skip_bad=N.",
+)
+
+
+def with_skip_bad(sets: tuple[str, ...], skip_bad: int | None) -> tuple[str, ...]:
+    """Return the overrides with that of --skip-bad, where it was given, after them."""
+    return sets if skip_bad is None else (*sets, f"data.skip_bad={skip_bad}")
+
+
 def make_plan(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...]) -> Plan:
     """Read the manifest, choose its plugins and check their options; raise ManifestError with all that is wrong."""
     from codex_kernel.catalog import Catalog

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import asdict
 
-from codex_kernel.cli.manifests import make_plan, manifest_arguments
+from codex_kernel.cli.manifests import make_plan, manifest_arguments, skip_bad_option, with_skip_bad
 from codex_kernel.cli.terminal import cache_folder, duration, json_option, print_json, size, unicode
 from codex_kernel.errors import CodexError
 
@@ -25,6 +25,7 @@ _VERDICTS = {True: "ok", False: "FAILED", None: "not applicable"}
 
 @click.command()
 @manifest_arguments
+@skip_bad_option
 @click.option("--no-measure", is_flag=True, help="Time no steps; without --probe, load no weights.")
 @click.option("--probe", is_flag=True, help="Check the model and the data for faults that train in silence.")
 @json_option
@@ -32,6 +33,7 @@ def plan(  # noqa: PLR0913 - the options of a command
     manifest: Path,
     override_files: tuple[Path, ...],
     sets: tuple[str, ...],
+    skip_bad: int | None,
     no_measure: bool,  # noqa: FBT001
     probe: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
@@ -41,7 +43,7 @@ def plan(  # noqa: PLR0913 - the options of a command
     The tokenizer and the data are really built (and kept in the cache); a few steps are timed on a throw-away model.
     With --probe the trainer also checks that model and the first batches; exit code 1: a check failed.
     """
-    made = make_plan(manifest, override_files, sets)
+    made = make_plan(manifest, override_files, with_skip_bad(sets, skip_bad))
 
     from codex_kernel.cli.quiet import TerminalReporter
     from codex_kernel.foretell import planned

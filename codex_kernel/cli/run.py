@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from codex_kernel.cli.manifests import make_plan, manifest_arguments
+from codex_kernel.cli.manifests import make_plan, manifest_arguments, skip_bad_option, with_skip_bad
 from codex_kernel.cli.resume import allow_change_option, go_on
 from codex_kernel.cli.terminal import cache_folder, runs_option, unicode
 
@@ -28,6 +28,7 @@ Examples:
 """
 )
 @manifest_arguments
+@skip_bad_option
 @click.option(
     "--resume",
     "resumed",
@@ -45,6 +46,7 @@ def run(  # noqa: PLR0913 - click passes each option by name
     manifest: Path,
     override_files: tuple[Path, ...],
     sets: tuple[str, ...],
+    skip_bad: int | None,
     resumed: str | None,
     allowed: tuple[str, ...],
     runs: Path,
@@ -53,6 +55,7 @@ def run(  # noqa: PLR0913 - click passes each option by name
     """Run MANIFEST from its first step, or go on with a run of it."""
     from codex_kernel import runfolder
 
+    sets = with_skip_bad(sets, skip_bad)
     if allowed and resumed is None:
         raise click.UsageError("--allow-change is for a run that goes on: add --resume auto, or --resume RUN")
     if resumed not in {None, "auto"}:

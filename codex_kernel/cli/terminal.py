@@ -81,6 +81,17 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def agreed(count: int, *, yes: bool) -> bool:
+    """Ask on a terminal; elsewhere a deletion needs --yes."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InputError(
+            "nothing was deleted: nobody is there to be asked", remedy="add --yes, or look first: --dry-run"
+        )
+    return click.confirm(f"Delete {'it' if count == 1 else f'these {count}'} for good?", err=True)
+
+
 def read_prompt(text: str) -> str:
     """Return the prompt itself, or standard input for `-`."""
     if text != "-":

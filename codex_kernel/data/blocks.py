@@ -57,6 +57,11 @@ class MappedBlocks:
     def __len__(self) -> int:
         return len(self._windows_NT)
 
+    def pieces(self) -> tuple[Any, Any]:
+        """Return the first slot and the tokens of each piece of a document (int64), in the order of the stream."""
+        tokens = ~self._padding
+        return self._starts[:-1][tokens], np.diff(self._starts)[tokens]
+
     def gather(self, sample_ids_B: Any) -> Batch:
         """Return the blocks with these numbers, in this order; raise IndexError where there is no such block."""
         ids_B = np.asarray(sample_ids_B, np.int64)

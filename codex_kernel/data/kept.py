@@ -122,6 +122,7 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         with storage(folder.parent):
             fcntl.flock(file, fcntl.LOCK_EX)
+            os.utime(file.fileno())  # when the folder was last used
         yield
 
 

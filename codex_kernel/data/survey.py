@@ -53,18 +53,18 @@ def survey(records: Records, options: DataOptions, report: Reporter) -> Survey:
     count = 0
     for count, document in enumerate(documents_of(records, options.skip_bad, bad), 1):
         content.add(document)
-        ids += _short(fields_of(document.id))
-        contents += _short(content_of(document))
+        ids += short_digest(fields_of(document.id))
+        contents += short_digest(content_of(document))
         activity.at(count)
     activity.end(count)
-    _refuse_repeated_ids(_repeated(ids), records)
+    _refuse_repeated_ids(repeated(ids), records)
     if bad:
         content.note_bad(len(bad))
         report.warning(
             f"{len(bad):,} records cannot be read and are skipped (data.skip_bad {options.skip_bad:,}); "
             f"the first: {_in_words(bad[0])}"
         )
-    return Survey(content.hex(), count, _repeated(contents), len(bad), tuple(bad[:_LISTED]))
+    return Survey(content.hex(), count, repeated(contents), len(bad), tuple(bad[:_LISTED]))
 
 
 def documents_of(records: Records, skip_bad: int, bad: list[BadRecord]) -> Iterator[Document]:
@@ -143,11 +143,12 @@ def is_empty(document: Document) -> bool:
     return not (document.text or document.prompt or any(turn.content for turn in document.messages))
 
 
-def _short(data: bytes) -> bytes:
+def short_digest(data: bytes) -> bytes:
+    """Return a digest that stands for these bytes among those of one dataset."""
     return hashlib.sha256(data).digest()[:_DIGEST_BYTES]
 
 
-def _repeated(digests: bytearray) -> Any:
+def repeated(digests: bytearray) -> Any:
     """Say of each digest whether one before it is the same."""
     halves_D2 = np.frombuffer(digests, "<u8").reshape(-1, 2)
     order = np.lexsort((halves_D2[:, 1], halves_D2[:, 0]))  # stable: of equal ones the first comes first
