@@ -125,7 +125,7 @@ def test_the_bundled_index_names_exactly_the_first_party_plugins() -> None:
     }
     index = {(kind, name, home) for kind, names in known_plugins().items() for name, home in names.items()}
     assert index == {row for row in ours if row[2] in {home for _, _, home in index}}
-    assert {"codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon"} == {
+    assert {"codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon", "codex-clean"} == {
         home for _, _, home in index
     }
 

@@ -44,9 +44,9 @@ def test_no_module_is_longer_than_400_lines():
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
 
 
-def test_the_plugins_are_the_five_of_this_repository():
+def test_the_plugins_are_the_six_of_this_repository():
     """The rules below see every plugin distribution."""
-    assert PLUGINS == ["codex-hf", "codex-mlflow", "codex-spm", "codex-sysmon", "codex-torch"]
+    assert PLUGINS == ["codex-clean", "codex-hf", "codex-mlflow", "codex-spm", "codex-sysmon", "codex-torch"]
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)

@@ -22,6 +22,7 @@ HEAVY = (
         "codex_spm",
         "codex_mlflow",
         "codex_sysmon",
+        "codex_clean",
         "codex_toys",
         "codex_kernel.builtin",
     ),
