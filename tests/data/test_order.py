@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_kernel.data.order import LARGEST, samples
+from codex_kernel.data.order import LARGEST, at, rank_slice, samples
 
 SIZES = st.integers(1, 300) | st.integers(4000, 5000) | st.sampled_from([2**16 - 1, 2**16, 2**16 + 1])
 
@@ -23,14 +23,34 @@ def test_the_order_does_not_depend_on_how_it_is_asked_for(n, start, first, secon
     assert np.array_equal(samples(start, first + second, n=n, seed=seed), np.concatenate(parts))
 
 
-@given(st.integers(2, 5000), st.integers(0, 1000), st.integers(0, 50), st.sampled_from([1, 2, 3, 8]))
-def test_ranks_share_the_order_out_exactly(n, step, seed, world_size):
-    """The slices of all ranks, put together, are the global order, whatever the number of ranks."""
-    batch = 24
-    whole = samples(step * batch, batch, n=n, seed=seed)
-    share = batch // world_size
-    ranks = [samples(step * batch + rank * share, share, n=n, seed=seed) for rank in range(world_size)]
-    assert np.array_equal(np.concatenate(ranks), whole)
+@given(
+    st.integers(2, 5000),
+    st.integers(0, 1000),
+    st.integers(0, 50),
+    st.integers(),
+    st.sampled_from([1, 2, 3, 8]),
+)
+def test_ranks_share_the_order_out_exactly(n, step, batch, seed, world_size):
+    """The slices of all ranks, put together, are the global batch, also where it does not divide evenly."""
+    slices = [rank_slice(step * batch, batch, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [samples(start, count, n=n, seed=seed) for start, count in slices]
+    assert np.array_equal(np.concatenate(ranks), samples(step * batch, batch, n=n, seed=seed))
+    assert {count for _, count in slices} <= {batch // world_size, -(-batch // world_size)}
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_rank_that_is_none_is_refused(rank, world_size):
+    """Ranks count from 0 to one below the world size."""
+    with pytest.raises(ValueError, match="expected 0 <= rank < world_size"):
+        rank_slice(0, 8, rank=rank, world_size=world_size)
+
+
+@given(SIZES, st.integers(0, 10**9), st.integers(1, 700), st.integers())
+def test_positions_can_be_asked_for_one_by_one(n, start, count, seed):
+    """Any positions, in any order, have the samples that they have in the endless order."""
+    positions = np.random.default_rng(seed % 2**32).permutation(np.arange(start, start + count))
+    whole = samples(start, count, n=n, seed=seed)
+    assert np.array_equal(at(positions, n=n, seed=seed), whole[positions - start])
 
 
 def test_epochs_and_seeds_differ():
