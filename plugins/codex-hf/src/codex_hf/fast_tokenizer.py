@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from codex_hf.chat_template import TEMPLATE_FILE, token_variables
+from codex_hf.chat_template import TEMPLATE_FILE, read_template, require_tokens, token_variables
 from codex_hf.fast_path import FastPath, unicode_error
 from codex_kernel import ChatIds, InputError, Message, Reporter, StorageError
 
@@ -95,6 +95,16 @@ class FastTokenizer:
         Raises InputError where there is no template, ConversationError where one cannot be made tokens.
         """
         return self._chats.encode(conversations)
+
+    def use_template(self, file: Path) -> None:
+        """Make conversations by the chat template of a file, from before the first one on.
+
+        Raises InputError where it cannot be read, is no template, or has special tokens that the vocabulary has not.
+        """
+        self.chat_template = read_template(file)
+        require_tokens(self.chat_template, self.special_tokens)
+        self._chats.renderer.check()
+        self.trained = False  # the cache would not see that the file has changed
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and the files beside it; raise StorageError where the disk refuses."""

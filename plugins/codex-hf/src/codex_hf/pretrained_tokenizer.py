@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from codex_hf.chat_template import TEMPLATE_FILE
+from codex_hf.chat_template import stored_template, template_problems
 from codex_hf.fast_tokenizer import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -20,7 +20,7 @@ from codex_hf.fast_tokenizer import (
     companion_config,
 )
 from codex_hf.source import Source, pretrained_folder
-from codex_hf.tokenizer_file import fast_tokenizer, first_loss, read_backend, read_text
+from codex_hf.tokenizer_file import fast_tokenizer, first_loss, read_backend
 from codex_kernel import CorpusText, InputError, RunContext, hookimpl, option
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ class HFTokenizer(Source):
     pad_token: str | None = option(
         None, help="The token that fills rows of a batch, where the tokenizer names none or its end of text."
     )
+    chat_template: Path | None = option(
+        None, help="Jinja file that makes text of conversations, instead of the tokenizer's own template."
+    )
+    chat_template_name: str | None = option(
+        None, help="Which of the tokenizer's chat templates, where it has several; null: default."
+    )
     on_loss: Literal["error", "warn"] = option(
         "error",
         help="What happens where text does not come back from the tokenizer as it was: end the run, or warn.",
@@ -51,11 +57,16 @@ class HFTokenizer(Source):
             raise ValueError("expected one of path, hub_id and package, to say where the tokenizer is")
         if self.pad_token is not None and self.pad_token == self.eos_token:
             raise ValueError("pad_token: expected another token than eos_token, which is trained")
+        if self.chat_template is not None and self.chat_template_name is not None:
+            raise ValueError("chat_template_name: expected none beside chat_template, which takes its place")
 
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:
         """Look that the files are there."""
-        return [f"tokenizer.{problem}" for problem in self.problems(base)]
+        problems = self.problems(base)
+        if self.chat_template is not None:
+            problems += template_problems(base / self.chat_template, None)
+        return [f"tokenizer.{problem}" for problem in problems]
 
     @hookimpl
     def codex_tokenizer(
@@ -63,8 +74,8 @@ class HFTokenizer(Source):
     ) -> FastTokenizer:
         """Load the run's own copy, else the source; raise InputError where it loses text, unless that is allowed."""
         if saved is not None:
-            return self._load(saved, run)
-        tokenizer = self._load(pretrained_folder(self, run), run)
+            return self._load(saved, run, None)
+        tokenizer = self._load(pretrained_folder(self, run), run, self.chat_template_name)
         loss = first_loss(tokenizer, corpus or ())
         if loss is not None and self.on_loss == "error":
             raise InputError(
@@ -74,9 +85,11 @@ class HFTokenizer(Source):
             )
         if loss is not None:
             run.report.warning(f"this tokenizer loses text, and the model will never see it: {loss}")
+        if self.chat_template is not None:
+            tokenizer.use_template(run.base / self.chat_template)
         return tokenizer
 
-    def _load(self, folder: Path, run: RunContext) -> FastTokenizer:
+    def _load(self, folder: Path, run: RunContext, template: str | None) -> FastTokenizer:
         config = _config(folder)
         eos = self.eos_token if self.eos_token is not None else _named_token(config.get("eos_token"))
         if eos is None:
@@ -97,7 +110,7 @@ class HFTokenizer(Source):
             eos,
             files,
             pad_token=pad,
-            chat_template=_chat_template(folder, config),
+            chat_template=stored_template(folder, config, template),
             report=run.report,
         )
 
@@ -121,15 +134,6 @@ def _named_token(value: object) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else None
-
-
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """Return the chat template, which lies in a file of its own or, formerly, in the configuration."""
-    file = folder / TEMPLATE_FILE
-    if file.is_file():
-        return read_text(file)
-    template = config.get("chat_template")
-    return template if isinstance(template, str) else None
 
 
 def _converted_by_transformers(folder: Path) -> tokenizers.Tokenizer:

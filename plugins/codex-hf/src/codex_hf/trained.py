@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import fields, frozen
 
+from codex_hf.chat_template import template_problems
 from codex_hf.fast_tokenizer import CONFIG_FILE, TOKENIZER_FILE, FastTokenizer, companion_config
 from codex_hf.tokenizer_file import fast_tokenizer, first_loss, load_fast_tokenizer
 from codex_kernel import CorpusText, PluginError, RunContext, hookimpl, option
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 EOS_TOKEN = "<|endoftext|>"  # noqa: S105 - a token of a vocabulary, no password
 _BATCH_TEXTS = 256
 _BATCH_CHARACTERS = 1 << 20
-_OF_A_FILE = ("eos_token", "pad_token", "path")
+_OF_A_FILE = ("eos_token", "pad_token", "path", "chat_template")
 
 
 @frozen(kw_only=True)
@@ -44,6 +45,10 @@ class TrainedOptions:
     )
     path: Path | None = option(
         None, help="Load this tokenizer.json instead of training; relative to where the run was started."
+    )
+    chat_template: Path | None = option(
+        None,
+        help="Jinja file that makes text of conversations; its special tokens must be in the vocabulary.",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -84,10 +89,14 @@ class TrainedOptions:
 
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:
-        """Look that the file to load is there."""
-        if self.path is None or (base / self.path).is_file():
-            return []
-        return [f"tokenizer.path: there is no file {base / self.path}"]
+        """Look that the files to load are there, and that a chat template has its special tokens."""
+        problems = []
+        if self.path is not None and not (base / self.path).is_file():
+            problems.append(f"path: there is no file {base / self.path}")
+        if self.chat_template is not None:
+            specials = self.all_special_tokens if self.path is None else None
+            problems += template_problems(base / self.chat_template, specials)
+        return [f"tokenizer.{problem}" for problem in problems]
 
     @hookimpl
     def codex_tokenizer(
@@ -107,6 +116,8 @@ class TrainedOptions:
                 remedy="give tokenizer.path, the path of a tokenizer.json",
             )
         self._require_round_trip(tokenizer, corpus or ())
+        if self.chat_template is not None:
+            tokenizer.use_template(run.base / self.chat_template)
         return tokenizer
 
     def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:
