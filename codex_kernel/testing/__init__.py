@@ -10,6 +10,7 @@ from codex_kernel.testing._calls import hooks_of
 from codex_kernel.testing.chat import ChatTokenizerContract
 from codex_kernel.testing.checkpoint_archive import CheckpointArchiveContract
 from codex_kernel.testing.checkpointer import CheckpointerContract
+from codex_kernel.testing.cleaner import CleanerContract
 from codex_kernel.testing.dataset import DatasetContract, RecordDatasetContract
 from codex_kernel.testing.logger import LoggerContract
 from codex_kernel.testing.tokenizer import TokenizerContract
@@ -20,6 +21,7 @@ __all__ = [
     "ChatTokenizerContract",
     "CheckpointArchiveContract",
     "CheckpointerContract",
+    "CleanerContract",
     "DatasetContract",
     "LoggerContract",
     "NeverStop",

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import sys
 
-KINDS = ("chat", "checkpoint_archive", "checkpointer", "dataset", "logger", "model", "tokenizer", "trainer")
+KINDS = (
+    "chat",
+    "checkpoint_archive",
+    "checkpointer",
+    "cleaner",
+    "dataset",
+    "logger",
+    "model",
+    "tokenizer",
+    "trainer",
+)
 
 if "pytest" in sys.modules:
     sys.modules["pytest"].register_assert_rewrite(*(f"codex_kernel.testing.{kind}" for kind in KINDS))
