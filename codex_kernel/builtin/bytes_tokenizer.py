@@ -96,7 +96,10 @@ class Utf8Bytes:
         """Return the text of each sequence, as `decode` does."""
         import numpy as np
 
-        return [self._text(np.asarray(ids if len(ids) else [], np.int64)) for ids in sequences]
+        return [
+            self._text(ids if getattr(ids, "dtype", None) == np.uint8 else np.array(ids, np.int64))
+            for ids in sequences
+        ]
 
     def fingerprint(self) -> str:
         """Digest of the special tokens: the rest is UTF-8, and will not change."""
@@ -106,7 +109,8 @@ class Utf8Bytes:
         wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
         if wrong.size:
             raise InputError(f"tokenizer bytes: expected ids in 0 … {self.vocab_size - 1}, got {wrong[0]}")
-        return bytes(ids[ids < _EOS].tolist()).decode(errors="replace")
+        text: str = ids[ids < _EOS].astype("uint8", copy=False).tobytes().decode(errors="replace")
+        return text
 
 
 def _utf8(text: str) -> bytes:

@@ -58,7 +58,11 @@ def open_file(file: FoundFile, max_uncompressed_bytes: int) -> BinaryIO:
     raw = file.path.open("rb")
     codec = _CODECS.get(_suffix(file.name))
     if codec is None:
-        _refuse_misnamed(file.name, raw)
+        try:
+            _refuse_misnamed(file.name, raw.peek(4)[:4])
+        except BaseException:
+            raw.close()
+            raise
         return raw
     unpacked = _Unpacked(raw, file.name, codec, max_uncompressed_bytes)
     return cast("BinaryIO", io.BufferedReader(unpacked, _CHUNK_BYTES))
@@ -160,13 +164,10 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _refuse_misnamed(name: str, raw: BinaryIO) -> None:
-    """Raise ArchiveError, and close the file, where it is compressed and its name does not say so."""
-    head = raw.read(4)
-    raw.seek(0)
+def _refuse_misnamed(name: str, head: bytes) -> None:
+    """Raise ArchiveError where a file is compressed and its name does not say so."""
     for magic, suffix in _MAGIC.items():
         if head.startswith(magic):
-            raw.close()
             raise ArchiveError(
                 name,
                 f"begins like a {suffix} file, and its name does not say so",

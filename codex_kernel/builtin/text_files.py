@@ -6,6 +6,7 @@ the section asks for `newlines: lf`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -177,13 +178,10 @@ def _group(file: FoundFile, by: str, base: Path) -> str:
 @lru_cache(maxsize=4096)
 def _repository(folder: str, top: str, base: Path) -> str:
     """Return the nearest folder with .git from `folder` up to `top`, or else the first folder below `top`."""
-    above = PurePosixPath(folder)
-    below = [above, *above.parents]
-    inside = below[: below.index(PurePosixPath(top)) + 1] if PurePosixPath(top) in below else [above]
-    for place in inside:
-        if (base / place / ".git").exists():
-            return place.as_posix()
-    return inside[-2].as_posix() if len(inside) > 1 else inside[-1].as_posix()
+    below = PurePosixPath(os.path.relpath(base / folder, base / top))
+    inside = [os.path.relpath(base / top / place, base) for place in (below, *below.parents)]
+    marked = next((place for place in inside if (base / place / ".git").exists()), None)
+    return marked or inside[max(0, len(inside) - 2)]
 
 
 def _near(language: str, known: Iterable[str]) -> str:

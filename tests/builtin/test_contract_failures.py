@@ -44,6 +44,41 @@ BROKEN = {
         ["test_ids_are_unique", "test_documents_can_be_gone_through_again"],
         "assert 1 == 2",
     ),
+    "a dataset of records that raises and reads all at once": (
+        """
+        import json
+        from codex_kernel import Document, InputError, hookimpl
+        from codex_kernel.testing import RecordDatasetContract
+
+        class Plugin:
+            def __init__(self, path, **names):
+                self.path, self.names = path, names
+
+            @hookimpl
+            def codex_dataset(self):
+                rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+                documents = []
+                for number, row in enumerate(rows):
+                    name = row[self.names["id"]] if "id" in self.names else str(number)
+                    if not name:
+                        raise InputError("no name")
+                    documents.append(Document(name, name, str(row["text"]).strip()))
+                return documents
+
+        class TestBroken(RecordDatasetContract):
+            def store(self, folder, records, **options):
+                path = folder / "rows"
+                path.write_text("".join(json.dumps(record) + "\\n" for record in records))
+                return Plugin(path, **options)
+        """,
+        [
+            "test_texts_come_back",
+            "test_a_bad_record_stands_in_its_place",
+            "test_messages_come_back",
+            "test_id_group_and_language_are_read",
+        ],
+        "InputError: no name",
+    ),
     "a logger with a misspelt hook": (
         """
         from codex_kernel import hookimpl

@@ -1,7 +1,14 @@
+import gzip
+import os
+import socket
+
+import attrs
 import pytest
 
-from codex_kernel import InputError
+from codex_kernel import BadRecord, InputError
+from codex_kernel.builtin import languages
 from codex_kernel.builtin.files import excluded, find
+from codex_kernel.builtin.languages import BY_SUFFIX, LANGUAGES, language_of
 from codex_kernel.builtin.text_files import TextFiles
 from codex_kernel.testing import make_run
 
@@ -122,12 +129,189 @@ def test_folders_can_be_groups(tmp_path):
     assert [document.group for document in documents] == ["a", "a", "."]
 
 
-def test_a_file_that_is_no_text_is_named_with_the_byte(tmp_path):
-    """Bytes that are not valid in the encoding end the run with file and position."""
-    (tmp_path / "a.bin").write_bytes(b"abc\xff\xfe")
-    with pytest.raises(InputError, match=r"^a\.bin: byte 3: not valid utf-8 text") as caught:
-        list(TextFiles(paths=["*.bin"]).codex_dataset(make_run(tmp_path)))
-    assert "dataset.exclude" in caught.value.remedy
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("a.py", "python"),
+        ("a.pyi", "python"),
+        ("src/Main.java", "java"),
+        ("a.C", "c"),
+        ("a.d.ts", "typescript"),
+        ("a.tar.py", "python"),
+        ("Makefile", "makefile"),
+        ("sub/CMakeLists.txt", "cmake"),
+        ("notes.txt", "text"),
+        ("a.ipynb", "jupyter notebook"),
+        ("README", ""),
+        (".gitignore", ""),
+        ("a.unknown", ""),
+        ("py", ""),
+        ("a.m", "matlab"),
+        ("a.test.m", "octave"),
+        ("a.h", ""),
+    ],
+)
+def test_a_language_is_known_by_the_name(name, language):
+    """By the whole name, or the longest suffix that is known; the user's table goes over ours."""
+    assert language_of(name, {".m": "matlab", ".test.m": "octave", ".h": ""}) == language
+
+
+def test_no_suffix_is_given_to_two_languages():
+    """Each suffix stands once in the table, and languages and suffixes are in lower case."""
+    suffixes = [suffix for names in languages._SUFFIXES.values() for suffix in names.split()]
+    assert len(suffixes) == len(set(suffixes)) == len(BY_SUFFIX)
+    assert all(name == name.lower() for name in [*suffixes, *LANGUAGES])
+
+
+def test_languages_can_be_chosen(tmp_path):
+    """Files of other languages are left out and counted; the language is that of the unpacked name."""
+    tree(tmp_path, "a.py", "b.rs", "c.m", "d.txt")
+    (tmp_path / "e.py.gz").write_bytes(gzip.compress(b"e"))
+    run = make_run(tmp_path)
+    section = TextFiles(paths=["."], languages=["python", "matlab"], suffixes={".m": "matlab"})
+    documents = list(section.codex_dataset(run))
+    assert [(document.id, document.language) for document in documents] == [
+        ("a.py", "python"),
+        ("c.m", "matlab"),
+        ("e.py.gz", "python"),
+    ]
+    assert run.report.events == [("dataset_other_languages", {"files": 2, "kept": 3})]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"languages": ["pyton"]}, "languages: no file has the language 'pyton'; did you mean 'python'"),
+        ({"languages": ["Python"]}, "did you mean 'python'"),
+        ({"languages": ["xyzzy"]}, "as GitHub does"),
+        ({"suffixes": {"m": "matlab"}}, "suffixes: expected a suffix in lower case"),
+        ({"suffixes": {".m": "MATLAB"}}, "expected a language in lower case"),
+    ],
+)
+def test_languages_that_no_file_could_have_are_refused(options, message):
+    """A language that is not known, or not in lower case, is an error with the nearest one."""
+    with pytest.raises(ValueError, match=message):
+        TextFiles(paths=["."], **options)
+
+
+def test_a_language_without_a_file_is_refused(tmp_path):
+    """Where no file has the language, preflight says so and the run ends."""
+    tree(tmp_path, "a.py")
+    section = TextFiles(paths=["a.py"], languages=["rust"])
+    assert list(section.codex_preflight(tmp_path)) == ["languages: no file is rust, of 1 files"]
+    with pytest.raises(InputError, match="no file is rust"):
+        section.codex_dataset(make_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "groups"),
+    [
+        (["repos"], ["repos/a", "repos/a", "repos/b/deep", "repos/b", "repos"]),
+        (["repos/*/**/*.py"], ["repos/a", "repos/a", "repos/b/deep", "repos/b"]),
+        (["."], ["repos", "repos", "repos/b/deep", "repos", "repos"]),
+        (["repos/b/deep/y.py", "repos/a/src"], ["repos/a/src", "repos/a/src/deep", "repos/b/deep"]),
+        (["{base}/repos/a/**"], ["repos/a/src", "repos/a/src"]),
+        (["../*/repos/a/**"], [".", "."]),
+    ],
+)
+def test_repositories_can_be_groups(tmp_path, patterns, groups):
+    """A group is the nearest folder with .git, else the first folder below the pattern's own, else that one."""
+    base = tmp_path / "base"
+    tree(
+        base, "repos/a/src/x.py", "repos/a/src/deep/y.py", "repos/b/deep/y.py", "repos/b/z.py", "repos/top.py"
+    )
+    (base / "repos" / "b" / "deep" / ".git").mkdir()
+    run = attrs.evolve(make_run(tmp_path / "run"), base=base)
+    patterns = [pattern.format(base=base) for pattern in patterns]
+    documents = TextFiles(paths=patterns, group_by="repository").codex_dataset(run)
+    assert sorted(document.group for document in documents) == sorted(groups)
+
+
+def test_links_that_lead_nowhere_are_told(tmp_path):
+    """A broken link in a folder is left out with a warning; one that is named itself is refused."""
+    tree(tmp_path, "d/a.py")
+    (tmp_path / "d" / "gone.py").symlink_to(tmp_path / "nothing")
+    run = make_run(tmp_path)
+    assert len(list(TextFiles(paths=["d"]).codex_dataset(run))) == 1
+    assert run.report.warnings == [
+        "1 of the dataset's files are links that lead nowhere, and are left out: first d/gone.py"
+    ]
+    [problem] = TextFiles(paths=["d/gone.py"]).codex_preflight(tmp_path)
+    assert problem == "d/gone.py: is a link that leads nowhere, expected a file or a folder"
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
+    """A pipe, a socket, an empty name and a name that no file can have are named, and never waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        problems = list(TextFiles(paths=["pipe", "socket", "", "a\0b"]).codex_preflight(tmp_path))
+    assert problems[0] == "pipe: is a pipe, expected a file or a folder"
+    assert problems[1] == "socket: is a socket, expected a file or a folder"
+    assert problems[2].startswith("paths: an empty name")
+    assert "embedded null" in problems[3]
+    tree(tmp_path, "a.txt")
+    assert names(tmp_path, ".") == ["a.txt"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    """A file whose name is not UTF-8 could have no id."""
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    with pytest.raises(InputError, match=r"caf.xe9\.txt.*not valid UTF-8"):
+        names(tmp_path, "*.txt")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    """A folder without the right to look into it ends the run; its files are not just missing."""
+    tree(tmp_path, "open/a.txt", "closed/b.txt")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"closed: the folder cannot be listed: Permission denied"):
+        names(tmp_path, "**/*.txt")
+
+
+def test_a_file_that_fails_is_named(tmp_path):
+    """A file that opens and cannot be read ends the run with its name."""
+    with pytest.raises(InputError, match=r"/mem: cannot be read: Input/output error"):
+        list(TextFiles(paths=["/proc/self/mem"]).codex_dataset(make_run(tmp_path)))
+
+
+def test_excluding_everything_is_told(tmp_path):
+    """Where `exclude` leaves no file, preflight says that it was this option."""
+    tree(tmp_path, "a.py")
+    [problem] = TextFiles(paths=["a.py"], exclude=["*.py"]).codex_preflight(tmp_path)
+    assert problem == "exclude: leaves out every file that paths names: *.py"
+
+
+def test_a_file_that_is_no_text_is_a_bad_record(tmp_path):
+    """Bytes that are not valid in the encoding are a BadRecord with file and line, and the other files are read."""
+    tree(tmp_path, "a.bin", "c.bin")
+    (tmp_path / "b.bin").write_bytes(b"ab\nc\xff\xfe")
+    first, bad, last = TextFiles(paths=["*.bin"]).codex_dataset(make_run(tmp_path))
+    assert (first.id, last.id) == ("a.bin", "c.bin")
+    assert (bad.where, bad.problem) == ("b.bin:2", "byte 4: not valid utf-8 text (invalid start byte)")
+    assert "exclude" in bad.remedy
+
+
+def test_text_that_is_no_unicode_is_a_bad_record(tmp_path):
+    """An encoding that can write half a character gives a BadRecord for it."""
+    (tmp_path / "a.txt").write_text("x\\ud800")
+    [bad] = TextFiles(paths=["a.txt"], encoding="raw_unicode_escape").codex_dataset(make_run(tmp_path))
+    assert isinstance(bad, BadRecord)
+    assert "character 1" in bad.problem
+
+
+def test_newlines_are_changed_only_when_asked(tmp_path):
+    """With newlines lf, CR LF and CR are a line feed each."""
+    (tmp_path / "a.txt").write_bytes(b"a\r\nb\rc\n\r\r\n")
+    [document] = TextFiles(paths=["a.txt"], newlines="lf").codex_dataset(make_run(tmp_path))
+    assert document.text == "a\nb\nc\n\n\n"
 
 
 def test_another_encoding_can_be_asked_for(tmp_path):

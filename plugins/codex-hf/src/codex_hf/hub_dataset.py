@@ -146,7 +146,7 @@ def _local_files(section: HFDataset, base: Path) -> list[tuple[str, Path]]:
     }
     if not found:
         raise InputError(f"files: no file in {folder} matches {', '.join(section.files)}")
-    return [(f"{name}/{file}", found[file]) for file in sorted(found)]
+    return [((PurePosixPath(name) / file).as_posix(), found[file]) for file in sorted(found)]
 
 
 # ── the library ───────────────────────────────────────────────────────────────────────────────────────────────────
