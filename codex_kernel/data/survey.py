@@ -213,8 +213,8 @@ def _refuse_surrogates(document: Document, name: str) -> None:
 def _check_messages(document: Document) -> None:
     if document.text or document.prompt:
         raise PluginError(f"document {document.id!r}: expected messages, or text and prompt, got both")
-    for number, turn in enumerate[Any](document.messages):  # whatever a plugin put there
-        if not (isinstance(turn, Message) and isinstance(turn.role, str) and isinstance(turn.content, str)):
+    for number, turn in enumerate(document.messages):
+        if not (isinstance(turn, Message) and all(isinstance(one, str) for one in (turn.role, turn.content))):
             raise PluginError(
                 f"document {document.id!r}: messages[{number}]: expected a codex_kernel.Message with a role and a "
                 f"content that are strings, got {turn!r:.80}"
