@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from attrs import define, field, frozen
@@ -213,7 +213,7 @@ def _refuse_surrogates(document: Document, name: str) -> None:
 def _check_messages(document: Document) -> None:
     if document.text or document.prompt:
         raise PluginError(f"document {document.id!r}: expected messages, or text and prompt, got both")
-    for number, turn in enumerate(document.messages):
+    for number, turn in enumerate(cast("Iterable[Any]", document.messages)):
         if not (isinstance(turn, Message) and all(isinstance(one, str) for one in (turn.role, turn.content))):
             raise PluginError(
                 f"document {document.id!r}: messages[{number}]: expected a codex_kernel.Message with a role and a "
