@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 LIMITS = {"cpu_seconds": 1.0, "memory_bytes": 512 * 2**20, "characters": 4 * 2**20}
-"""What one conversation may take; the template itself is compiled within ten times the processor time."""
+"""What one conversation may take; the template itself is compiled within twice the processor time."""
 
 IDLE_SECONDS = 10.0
 TOKEN_NAMES = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
@@ -318,7 +318,7 @@ def _serve() -> None:
 
     _limit_process()
     first = json.loads(sys.stdin.buffer.readline())
-    _within(10 * LIMITS["cpu_seconds"], lambda: compiled(first["template"], first["variables"]))
+    _within(2 * LIMITS["cpu_seconds"], lambda: compiled(first["template"], first["variables"]))
     while template and select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
         line = sys.stdin.buffer.readline()
         if not line:

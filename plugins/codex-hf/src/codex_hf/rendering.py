@@ -168,7 +168,7 @@ class Renderer:
         assert process is not None  # noqa: S101 - it was just spoken to
         code = process.wait()
         if code == -signal.SIGPROF:
-            return "takes more than a second of processor time"
+            return "takes too much processor time (a second for a conversation, two for the template itself)"
         if code < 0:
             return f"was ended by {signal.Signals(-code).name}"
         said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
