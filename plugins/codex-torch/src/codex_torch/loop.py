@@ -70,7 +70,7 @@ def loop(  # noqa: C901, PLR0912, PLR0915 - reading a run from top to bottom in 
     length = options.length(data.train)
     schedule = options.lr_schedule(length.steps)
     check_plan(options, parts, schedule, report)
-    batches = Prefetch(data, where.device)
+    batches = Prefetch(data, where.device, ahead=where.device.type != "cpu")
 
     rng.seed_all(run.seed)
     trained = Trained.prepare(parts.model, options, where, report)

@@ -19,13 +19,16 @@ _ARRAYS = ("input_ids_BT", "targets_BT", "position_ids_BT", "document_ids_BT")
 
 @define(eq=False)
 class Prefetch:
-    """The training split, read one step ahead; its thread ends with it.
+    """The training split, read one step ahead where a device computes; its thread ends with it.
 
-    For CUDA the arrays lie in pinned memory, so that the copy to the device waits for nothing.
+    For CUDA the arrays lie in pinned memory, so that the copy to the device waits for nothing. On a CPU a thread would
+    only take time from the one that computes (measured: 0.2 ms a step, for batches that are gathered in 0.05 ms).
     """
 
     data: Data
     device: torch.device
+    ahead: bool
+    """Whether the next batch is read in the thread."""
     _thread: ThreadPoolExecutor = field(
         init=False, factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="codex-prefetch")
     )
@@ -39,7 +42,8 @@ class Prefetch:
         else:
             batch = self._gather(position, count)
         self._wanted = (position + count, next_count)
-        self._coming = self._thread.submit(self._gather, *self._wanted) if next_count > 0 else None
+        reads_on = self.ahead and next_count > 0
+        self._coming = self._thread.submit(self._gather, *self._wanted) if reads_on else None
         return batch
 
     def _gather(self, position: int, count: int) -> Batch:
