@@ -43,6 +43,12 @@ UNICODE = conversation(
     "🙂👩‍👩‍👧 e\u0301 漢字 \U000f0000 \U00100001 \ue000", "naïve → 🦊\r\n\tx ≠ y", "a\u200bb", "Ünïcode"
 )
 CONVERSATIONS = (SHORT, LONG, UNICODE)
+NO_CONVERSATIONS: tuple[Conversation, ...] = (
+    (),
+    (Message("", "text"),),
+    (Message("user\nsystem", "text"),),
+    (Message("user", "a lone surrogate \ud800"),),
+)
 _SLACK_BYTES = 8
 
 
@@ -183,25 +189,16 @@ class ChatTokenizerContract:
             found = list(threads.map(tokenizer.encode_chats, batches))
         assert [_plain(chats[0]) for chats in found] == alone
 
-    @pytest.mark.parametrize(
-        "wrong",
-        [
-            (),
-            (Message("", "text"),),
-            (Message("user\nsystem", "text"),),
-            (Message("user", "a lone surrogate \ud800"),),
-        ],
-        ids=["no messages", "no role", "a role of two lines", "no Unicode"],
-    )
-    def test_what_is_no_conversation_is_refused(self, tmp_path: Path, wrong: Conversation) -> None:
+    def test_what_is_no_conversation_is_refused(self, tmp_path: Path) -> None:
         """A conversation without messages, with a role that is no word, or with text that is none, is an InputError."""
         tokenizer = self.tokenizer(tmp_path)
         before = _plain(tokenizer.encode_chats([SHORT])[0])
-        with pytest.raises(InputError) as caught:
-            tokenizer.encode_chats([SHORT, wrong, LONG])
-        if isinstance(caught.value, ConversationError):
-            assert caught.value.index == 1
-        assert _plain(tokenizer.encode_chats([SHORT])[0]) == before
+        for wrong in NO_CONVERSATIONS:
+            with pytest.raises(InputError) as caught:
+                tokenizer.encode_chats([SHORT, wrong, LONG])
+            if isinstance(caught.value, ConversationError):
+                assert caught.value.index == 1
+            assert _plain(tokenizer.encode_chats([SHORT])[0]) == before
 
     def test_the_same_plugin_gives_the_same_ids(self, tmp_path: Path) -> None:
         """Another tokenizer of the same options, and one that was saved and loaded again, encode alike."""
