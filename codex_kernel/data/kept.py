@@ -85,6 +85,8 @@ def read_meta(folder: Path, key: str, form: int) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((folder / META).read_bytes())
         if meta["format"] != form:
             raise DamagedError(f"format {meta['format']}, expected {form}")
+        if meta.pop("sha256") != digest(**meta):
+            raise DamagedError(f"{META} is not as it was written")
         if meta["key"] != key:
             raise DamagedError(f"it holds {meta['key']}")
         for name, facts in meta["files"].items():
@@ -103,9 +105,14 @@ def commit(  # noqa: PLR0913 - what is said of a folder
     about: Mapping[str, Any],
 ) -> None:
     """Give a filled folder its final name, once all of it is on disk; may raise OSError."""
-    meta = {"format": form, "key": key, "files": {name: asdict(facts) for name, facts in files.items()}}
+    meta = {
+        "format": form,
+        "key": key,
+        "files": {name: asdict(facts) for name, facts in files.items()},
+        **about,
+    }
     with (temporary / META).open("x", encoding="utf-8") as file:
-        json.dump({**meta, **about}, file, indent=1)
+        json.dump({"sha256": digest(**meta), **meta}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(temporary)
