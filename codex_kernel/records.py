@@ -179,6 +179,12 @@ def _messages(value: object, fields: RecordFields) -> tuple[Message, ...]:
 def _message(item: object, fields: RecordFields, where: str) -> Message:
     if not isinstance(item, Mapping):
         raise _Unreadable(f"{where}: expected an object, got {_kind(item)}")
+    missing = [name for name in (fields.role, fields.content) if name not in item]
+    if missing:
+        raise _Unreadable(
+            f"{where}: no field {missing[0]!r}, has {_listed(list(item))}",
+            "name the fields of a message with the options role and content",
+        )
     known = (fields.role, fields.content, _WEIGHT)
     unknown = [name for name, value in item.items() if name not in known and value is not None]
     if unknown:

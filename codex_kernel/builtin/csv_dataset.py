@@ -41,7 +41,7 @@ class CsvDataset(TextFields, FileOptions):
     encoding: str = option(
         "utf-8", help="Encoding of the files; a row that is not valid in it is a bad record."
     )
-    max_record_bytes: int = option(1 << 26, gt=0, help="Longest row that is read, in bytes.")
+    max_record_bytes: int = option(1 << 26, gt=0, lt=1 << 31, help="Longest row that is read, in bytes.")
     max_uncompressed_bytes: int = option(
         1 << 36, gt=0, help="Most bytes that a .gz or .zst file may unpack to."
     )
@@ -113,8 +113,9 @@ class _Lines:
         self.where, self.fault, self._bytes = f"{self.name}:{self.number + 1}", None, 0
 
     def __iter__(self) -> Iterator[str]:
-        limit = self.section.max_record_bytes
-        while line := self.stream.readline(limit + 1):
+        limit, encoding = self.section.max_record_bytes, self.section.encoding
+        readline = self.stream.readline
+        while line := readline(limit + 1):
             self.number += 1
             self._bytes += len(line)
             if self._bytes > limit:
@@ -123,20 +124,19 @@ class _Lines:
                     f"{self.where}: the row is longer than {limit:,} bytes",
                     remedy="look for quotes that are not closed, or raise the option max_record_bytes",
                 )
-            yield self._decoded(line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line)
+            if self.number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = line.decode(encoding)
+            except UnicodeDecodeError as error:
+                self._fault(f"not valid {encoding} at byte {error.start} of", error.reason)
+                text = line.decode(encoding, errors="replace")
+            if "\0" in text:
+                self._fault(f"a NUL at character {text.index(chr(0))} of")
+            yield text
 
-    def _decoded(self, line: bytes) -> str:
-        try:
-            text = line.decode(self.section.encoding)
-        except UnicodeDecodeError as error:
-            encoding = self.section.encoding
-            self.fault = self.fault or (
-                f"not valid {encoding} at byte {error.start} of line {self.number} ({error.reason})"
-            )
-            return line.decode(self.section.encoding, errors="replace")
-        if "\0" in text:
-            self.fault = self.fault or f"a NUL at character {text.index(chr(0))} of line {self.number}"
-        return text
+    def _fault(self, what: str, reason: str = "") -> None:
+        self.fault = self.fault or f"{what} line {self.number}" + (f" ({reason})" if reason else "")
 
 
 def _documents(lines: _Lines, section: CsvDataset) -> Iterator[Document | BadRecord | None]:

@@ -33,7 +33,7 @@ _CHUNK_BYTES = 1 << 20
 class JsonlDataset(RecordFields, FileOptions):
     """JSON lines with a text, a prompt and a completion, or messages in each record."""
 
-    max_record_bytes: int = option(1 << 26, gt=0, help="Longest line that is read, in bytes.")
+    max_record_bytes: int = option(1 << 26, gt=0, lt=1 << 31, help="Longest line that is read, in bytes.")
     max_uncompressed_bytes: int = option(
         1 << 36, gt=0, help="Most bytes that a .gz or .zst file may unpack to."
     )
