@@ -44,31 +44,32 @@ class Layout:
 class Row:
     """A text as tokens.
 
-    `mask` says of each id whether it is real, not padding; `dropped` counts the tokens that were cut off. `spans` are
-    the characters of the text that the real tokens cover; None: the tokenizer does not say, or was not asked.
+    `mask` says of each id whether it is real, not padding; None: all are. `dropped` counts the tokens that were cut
+    off. `spans` are the characters that the real tokens cover; None: the tokenizer does not say, or was not asked.
     """
 
     name: str
     text: str
     ids: Sequence[int]
-    mask: Sequence[bool]
+    mask: Sequence[bool] | None
     spans: Spans | None
     dropped: int
 
     def as_json(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return it as a JSON object; padding has neither place nor text."""
-        real = [token for token, real in zip(self.ids, self.mask, strict=True) if real]
+        mask = [True] * len(self.ids) if self.mask is None else list(self.mask)
+        real = [int(token) for token, is_real in zip(self.ids, mask, strict=True) if is_real]
         spans = [None] * len(real) if self.spans is None else self.spans
         pieces = [
             tokenizer.decode([token]) if span is None else self.text[slice(*span)]
             for token, span in zip(real, spans, strict=True)
         ]
         tokens = iter(zip(spans, pieces, strict=True))
-        placed = [next(tokens) if is_real else (None, None) for is_real in self.mask]
+        placed = [next(tokens) if is_real else (None, None) for is_real in mask]
         return {
             "text": self.name,
-            "ids": list(self.ids),
-            "mask": list(self.mask),
+            "ids": [int(token) for token in self.ids],
+            "mask": mask,
             "offsets": None if self.spans is None else [span for span, _ in placed],
             "pieces": [piece for _, piece in placed],
             "dropped": self.dropped,
@@ -108,8 +109,7 @@ def _encoded(tokenizer: Tokenizer, texts: Iterable[NamedText], layout: Layout) -
         else:
             encoded = ((ids, None) for ids in encode_batch(tokenizer, [text for _, text in batch]))
         for (name, text), (ids, spans) in zip(batch, encoded, strict=True):
-            plain = [int(token) for token in ids]
-            yield Row(name, text, plain, [True] * len(plain), spans, 0)
+            yield Row(name, text, ids, None, spans, 0)
 
 
 def _cut(row: Row, layout: Layout) -> Row:
@@ -120,4 +120,4 @@ def _cut(row: Row, layout: Layout) -> Row:
     if spans is not None:
         kept = truncate(range(len(spans)), layout.length, layout.cut_side).ids
         spans = [spans[place] for place in kept]
-    return evolve(row, ids=cut.ids, mask=[True] * len(cut.ids), spans=spans, dropped=cut.dropped)
+    return evolve(row, ids=cut.ids, spans=spans, dropped=cut.dropped)

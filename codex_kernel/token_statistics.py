@@ -15,6 +15,7 @@ from codex_kernel.interfaces import SpecialTokens, Tokenizer, UnknownToken
 from codex_kernel.tokens import NamedText, decode_batch, encode_batch
 
 _LONGEST = 10
+_CHUNK_IDS = 1 << 20
 _REPLACEMENT = "\ufffd"  # what bytes that are no character decode to
 
 
@@ -80,13 +81,14 @@ class Tally:
 
         sequences = encode_batch(self.tokenizer, [text for _, text in batch])
         for ids in sequences:
-            counts = np.bincount(np.asarray(ids, np.int64)) if len(ids) else np.zeros(0, np.int64)
-            if len(counts) > len(self._counts_V):
-                raise PluginError(
-                    f"the tokenizer gave the id {len(counts) - 1}, its vocab_size is {len(self._counts_V)}"
-                )
-            self._counts_V[: len(counts)] += counts
             self.tokens += len(ids)
+            for start in range(0, len(ids), _CHUNK_IDS):  # what counts is wider than what is counted
+                counts = np.bincount(np.asarray(ids[start : start + _CHUNK_IDS], np.int64))
+                if len(counts) > len(self._counts_V):
+                    raise PluginError(
+                        f"the tokenizer gave the id {len(counts) - 1}, its vocab_size is {len(self._counts_V)}"
+                    )
+                self._counts_V[: len(counts)] += counts
         for (name, text), back in zip(batch, decode_batch(self.tokenizer, sequences), strict=True):
             if back != text:
                 self.lost += 1
@@ -104,7 +106,8 @@ class Tally:
 
     def longest(self, count: int = _LONGEST) -> list[LongToken]:
         """Return the longest tokens that were used, in characters, those that are no whole text left out."""
-        used = [token for token in self._counts_V.nonzero()[0].tolist() if token not in self._specials()]
+        specials = self._specials()
+        used = [token for token in self._counts_V.nonzero()[0].tolist() if token not in specials]
         texts = decode_batch(self.tokenizer, [[token] for token in used])
         whole = [(token, text) for token, text in zip(used, texts, strict=True) if _REPLACEMENT not in text]
         whole.sort(key=lambda one: (-len(one[1]), one[0]))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 SIDES = click.Choice(["left", "right"])
 PIECE_WIDTH = 40
+CHUNK_IDS = 1 << 16
 
 
 def tokenizer_options(function: F) -> F:
@@ -213,7 +214,10 @@ def _print_ids(rows: Iterable[Row]) -> None:
     count = cut = dropped = 0
     for row in rows:
         count, cut, dropped = count + 1, cut + bool(row.dropped), dropped + row.dropped
-        click.echo(" ".join(map(str, row.ids)))
+        for start in range(0, len(row.ids), CHUNK_IDS):  # a text may be very long
+            part = " ".join(map(str, row.ids[start : start + CHUNK_IDS]))
+            click.echo(part if start == 0 else f" {part}", nl=False)
+        click.echo()
     if cut:
         click.echo(f"warning: {cut:,} of {count:,} texts were cut, {dropped:,} tokens dropped", err=True)
 
