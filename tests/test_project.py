@@ -11,6 +11,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
@@ -107,7 +108,7 @@ def test_the_lock_holds_what_every_distribution_asks_for():
         document = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
         groups = document.get("dependency-groups", {}).values()
         lines = [*document["project"]["dependencies"], *(line for group in groups for line in group)]
-        wanted |= {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower() for line in lines}
+        wanted |= {canonicalize_name(re.match(r"[A-Za-z0-9_.-]+", line)[0]) for line in lines}
     assert wanted - names - {"codex-kernel", "torch"} == set()
 
 

@@ -235,7 +235,11 @@ def test_every_command_of_codex_exists():
         if not line.startswith("codex "):
             continue
         words = line.split()
-        name = " ".join(words[:3]) if words[1] in {"runs", "plugins", "checkpoints"} else " ".join(words[:2])
+        name = (
+            " ".join(words[:3])
+            if words[1] in {"runs", "plugins", "checkpoints", "data", "tokenizer"}
+            else " ".join(words[:2])
+        )
         if name == "codex --version":
             continue
         section = re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", reference, re.MULTILINE | re.DOTALL)
