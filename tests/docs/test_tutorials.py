@@ -81,7 +81,17 @@ def test_the_first_plugin_is_as_the_tutorial_shows(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["own-data", "mixture", "lora", "probe", "stop-and-resume", "checkpoints", "verify-resume", "track"],
+    [
+        "own-data",
+        "mixture",
+        "chat",
+        "lora",
+        "probe",
+        "stop-and-resume",
+        "checkpoints",
+        "verify-resume",
+        "track",
+    ],
 )
 def test_a_how_to_is_as_the_page_shows(tmp_path, name):
     """Every file of the page is written, every command runs and prints what the page shows."""

@@ -155,6 +155,11 @@ class ChatEncoder:
                     f"{self._named(found)} of them",
                     index=index,
                 )
+            if made := {self.eos_id, *written}.intersection(ids):
+                raise ConversationError(
+                    f"the tokenizer makes the special token {self._named(sorted(made))} of text that merely spells it",
+                    index=index,
+                )
             for place, token in zip(places, written, strict=True):
                 ids[place] = token
             chat = _chat_ids(each, ids, places, encoding.offsets)
@@ -162,7 +167,7 @@ class ChatEncoder:
         return chats
 
     def _named(self, ids: Sequence[int]) -> str:
-        return " ".join(self._specials[i].content for i in ids[:20]) or "none"
+        return " ".join(str(self.backend.id_to_token(i)) for i in ids[:20]) or "none"
 
 
 @frozen(eq=False)
