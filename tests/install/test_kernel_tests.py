@@ -11,9 +11,13 @@ from tests.install.environments import ROOT, find_pythons, make_environment
 # Those that look at the kernel alone: not at this checkout, the plugins, or a package that torch brings.
 MODULES = [
     "data",
+    "builtin/test_compressed.py",
     "builtin/test_contracts.py",
+    "builtin/test_csv_dataset.py",
     "builtin/test_jsonl_dataset.py",
     "builtin/test_loggers.py",
+    "builtin/test_parquet_dataset.py",
+    "builtin/test_records.py",
     "builtin/test_text_files.py",
     "test_bad_input.py",
     "test_hooks.py",
@@ -37,7 +41,7 @@ PYTHONS = {version.rpartition(".")[0]: path for version, path in find_pythons().
 def test_the_tests_of_the_kernel_pass(version, kernel_wheel, tmp_path):
     """A copy of the tests, which sees nothing of the checkout, passes with the wheel."""
     environment = make_environment(tmp_path / "venv", PYTHONS[version])
-    environment.install(kernel_wheel, "pytest", "pytest-timeout", "hypothesis", "jsonschema")
+    environment.install(f"{kernel_wheel}[parquet,zstd]", "pytest", "pytest-timeout", "hypothesis", "jsonschema")
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
