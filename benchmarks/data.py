@@ -420,7 +420,7 @@ def memory(arguments: argparse.Namespace) -> Iterator[Row]:
                 section = "{type: hf-bpe, path: tokenizer/tokenizer.json}"
             (folder / "manifest.yaml").write_text(
                 f"name: memory\ndataset: {{type: jsonl, paths: [corpus.jsonl]}}\ntokenizer: {section}\n"
-                "model: {type: hf-causal-lm, config: {model_type: llama}}\ntrainer: {{type: torch, max_steps: 1}}\n"
+                "model: {type: hf-causal-lm, config: {model_type: llama}}\ntrainer: {type: torch, max_steps: 1}\n"
             )
             for limit in (arguments.limit_mb, None):
                 found = child("memory", folder, limit or 0, cwd=folder)

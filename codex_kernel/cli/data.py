@@ -154,7 +154,9 @@ def show(  # noqa: PLR0913 - click passes each option by name
             rows = [block_json(block) for block in views]
             print_json({"schema_version": 1, "split": split, "seq_len": chosen.seq_len, "blocks": rows})
             return
-        for block in views:
+        for place, block in enumerate(views):
+            if place:
+                click.echo("")
             print_block(block, len(chosen), split, each_token=each_token, colour=sys.stdout.isatty())
 
 
@@ -209,12 +211,12 @@ def _fault(found: Checked, skip_bad: int) -> Exception | None:
 
     if found.bad > skip_bad:
         return InputError(
-            f"{found.bad:,} records cannot be used, data.skip_bad is {skip_bad:,}",
-            remedy=f"mend them, or skip and count them: --skip-bad {found.bad}",
+            f"{found.bad:,} record{'' if found.bad == 1 else 's'} cannot be used, data.skip_bad is {skip_bad:,}",
+            remedy=f"mend what is named above, or skip and count: --skip-bad {found.bad}",
         )
     if found.repeated_ids:
         return InputError(
-            f"{found.repeated_ids:,} documents have the id of one before them",
+            f"documents that have the id of one before them: {found.repeated_ids:,}",
             remedy="give each document an id of its own; for files, look for one that is named twice",
         )
     if not found.documents - found.empty:

@@ -38,7 +38,6 @@ def print_block(block: Block, of: int, split: str, *, each_token: bool, colour: 
         else:
             text = "".join(_stretch(stretch, colour=colour) for stretch in piece.stretches)
             click.echo(text, nl=not text.endswith("\n"), color=colour)
-    click.echo("")
 
 
 def _piece_line(piece: Piece) -> str:
