@@ -106,7 +106,8 @@ class FastPath:
         try:
             ids = self._core.encode(text)
         except UnicodeEncodeError as error:
-            raise unicode_error(text, error) from error
+            raise_refusal(text, error)
+            raise
         if ids is None:
             self._count()
             return np.array(self._encode_by_library([text])[0], np.uint32)
@@ -126,9 +127,11 @@ class FastPath:
                 encoding.ids
                 for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
             ]
-        except TypeError as error:
+        except BaseException as error:
+            if len(texts) > 1 and is_panic(error):  # one of them; which one is found out one by one
+                return [self._encode_by_library([text])[0] for text in texts]
             for text in texts:
-                raise_for_surrogate(text, error)
+                raise_refusal(text, error)
             raise
 
 
@@ -154,28 +157,27 @@ def _parts(texts: Sequence[str], characters: int) -> list[Sequence[str]]:
     return parts
 
 
-def raise_for_surrogate(text: object, error: Exception) -> None:
-    """Raise InputError where the text has a lone surrogate."""
-    if isinstance(text, str) and not _is_unicode(text):
-        raise unicode_error(text, error) from error
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust has panicked, which is no Exception in Python."""
+    return type(error).__name__ == "PanicException"
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def unicode_error(text: str, error: Exception) -> Exception:
-    """Return what a text that the library refuses is refused with: InputError for a lone surrogate."""
+def raise_refusal(text: object, error: BaseException) -> None:
+    """Raise InputError where a library cannot encode a text for what the text is: a lone surrogate, a huge run."""
+    if not isinstance(text, str):
+        return
     try:
         text.encode()
     except UnicodeEncodeError as surrogate:
-        return InputError(
+        raise InputError(
             f"expected Unicode text, got the lone surrogate {text[surrogate.start]!r} at character "
             f"{surrogate.start:,}",
             remedy="decode the file as UTF-8, with errors='replace' where it is damaged",
-        )
-    return error
+        ) from error
+    if is_panic(error):
+        raise InputError(
+            f"the tokenizers library cannot encode the text of {len(text):,} characters that begins with "
+            f"{text[:40]!r}: {error}",
+            remedy="leave the document out, or cut it; millions of line breaks in a row are too many for the "
+            "expression that cuts text into pieces",
+        ) from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from codex_hf.chat_template import TEMPLATE_FILE, read_template, require_tokens, token_variables
-from codex_hf.fast_path import FastPath, unicode_error
+from codex_hf.fast_path import FastPath, raise_refusal
 from codex_kernel import ChatIds, InputError, Message, Reporter, StorageError
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ class FastTokenizer:
         """Return the ids of the text, and for each the characters [start, end) that it covers."""
         try:
             encoding = self._untrimmed.encode(text, add_special_tokens=False)
-        except TypeError as error:
-            raise unicode_error(text, error) from error
+        except BaseException as error:
+            raise_refusal(text, error)
+            raise
         return encoding.ids, encoding.offsets
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -165,12 +166,14 @@ class FastTokenizer:
 
     def _known(self, ids: Sequence[int]) -> list[int]:
         """Return the ids as the library takes them; it would leave out those that it has not."""
-        known = [int(token) for token in ids]
-        for token in known:
-            if token not in self._ids:
-                raise InputError(
-                    f"there is no token {token} in the vocabulary: expected ids in 0 … {self.vocab_size - 1}"
-                )
+        known: list[int] = ids.tolist() if hasattr(ids, "tolist") else [int(token) for token in ids]
+        inside = not known or (min(known) >= 0 and max(known) < self.vocab_size)
+        if not inside or not isinstance(self._ids, range):
+            for token in known:
+                if token not in self._ids:
+                    raise InputError(
+                        f"there is no token {token} in the vocabulary: expected ids in 0 … {self.vocab_size - 1}"
+                    )
         return known
 
 

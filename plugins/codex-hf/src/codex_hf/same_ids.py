@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from codex_hf.byte_level import BYTE_OF
+from codex_hf.fast_path import is_panic
 
 if TYPE_CHECKING:
     import tokenizers
@@ -29,6 +30,8 @@ GPT2_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 """The expression that ByteLevel cuts by where it is told to cut."""
 
 _BLOCK_BITS = 12
+_LONG_RUN = 100_000  # of white space; tiktoken's engine cannot step back over a million characters
+_SPACE = re.compile(r"\s*")
 _SURROGATES = range(0xD800, 0xE000)
 
 _CLASS = r"\\[pP]\{\^?[A-Z][a-z]?\}|\\[sSdD]"
@@ -37,7 +40,7 @@ _BRACKETS = rf"\[\^?(?:{_CLASS}|\\[rnt]|[A-Za-z0-9]-[A-Za-z0-9]|[^\\\[\]&~^-])+\
 # 'ss' and 'st' also match a single letter where case is ignored, in one of the engines.
 _IGNORING_CASE = r"\(\?i:(?!\w*s[st])['|\[\]delmrstv]+\)"
 _LEXEME = re.compile(
-    rf"{_CLASS}|\\[rnt]|{_BRACKETS}|{_IGNORING_CASE}|\(\?[:=!]|[()|]"
+    rf"{_CLASS}|\\[rnt]|{_BRACKETS}|{_IGNORING_CASE}|\((?:\?[:=!]|(?!\?))|[)|]"
     # {{1,3}}+ is possessive in one engine and a repeated repetition in the other.
     r"|[+*?][+?]?|\{\d+(?:,\d*)?\}(?![+?*{])|[A-Za-z0-9 '\"/,;:!@%_=<>-]"
 )
@@ -54,8 +57,8 @@ def proven_core(backend: tokenizers.Tokenizer, sample: Sequence[tuple[str, list[
     sample: texts, and the ids that the library gave them.
     """
     stored = json.loads(backend.to_str())
-    pattern = _pattern(stored)
     ranks = _ranks(stored)
+    pattern = _pattern(stored)
     _check_every_token_is_made_by_its_merges(backend, stored["model"], ranks)
     core = Core.of(pattern, ranks)
     probes = _probes()
@@ -106,12 +109,26 @@ class Core:
             data_bytes = len(text.encode())
             if not self.characters.alike(text):
                 return None
+        if len(text) >= _LONG_RUN and _has_long_run(text):
+            return None
         try:
             ids = np.array(self._encoding.encode_ordinary(text), np.uint32)
-        except ValueError:  # a run of a million spaces is more than its engine can step back over
-            return None
+        except BaseException as error:
+            if isinstance(error, ValueError) or is_panic(error):
+                return None
+            raise
         # What the expression does not match is left out by one and kept by the other.
         return ids if int(self._lengths[ids].sum()) == data_bytes else None
+
+
+def _has_long_run(text: str) -> bool:
+    """Whether white space runs on for more than `_LONG_RUN` characters; some shorter runs count too."""
+    step = _LONG_RUN // 2
+    for place in range(0, len(text), step):
+        run = _SPACE.match(text, place)
+        if run is not None and run.end() - place >= step:
+            return True
+    return False
 
 
 # ── the vocabulary ────────────────────────────────────────────────────────────────────────────────────────────────
