@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _VERDICTS = {True: "ok", False: "FAILED", None: "not applicable"}
 
+_COUNTS = 8  # of a cleaning step, the greatest; data.json has all
+
 
 @click.command()
 @manifest_arguments
@@ -141,8 +143,10 @@ def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if data["documents_bad"]:
         yield "bad records", f"{data['documents_bad']:,} skipped"
     for step in data["cleaning"]:
-        counts = "".join(f", {unicode(what)} {count:,}" for what, count in step["counts"].items())
-        yield step["type"], f"{step['dropped']:,} dropped, {step['changed']:,} changed{counts}"
+        most = sorted(step["counts"].items(), key=lambda counted: -counted[1])
+        counts = "".join(f", {unicode(what)} {count:,}" for what, count in most[:_COUNTS])
+        more = f", and {len(most) - _COUNTS:,} other counts" if len(most) > _COUNTS else ""
+        yield step["type"], f"{step['dropped']:,} dropped, {step['changed']:,} changed{counts}{more}"
     for name, split in data["splits"].items():
         yield (
             name,

@@ -42,7 +42,11 @@ class TestDecontaminate(CleanerContract):
     )
 
     def make(self, folder):
-        record = {"task": "t/1", "text": "one two three four five six seven eight nine", "n": [1, {"a": "few words"}]}
+        record = {
+            "task": "t/1",
+            "text": "one two three four five six seven eight nine",
+            "n": [1, {"a": "few words"}],
+        }
         (folder / "evaluation.jsonl").write_text(json.dumps(record))
         return Decontaminate(files=["evaluation.jsonl"], ngram=9, id_field="task")
 
@@ -50,7 +54,11 @@ class TestDecontaminate(CleanerContract):
 class TestSecrets(CleanerContract):
     dirty = (
         Document("keys.py", "keys", f"key = '{KEY}'\nother = '{KEY}'\n"),
-        Document("talk", "talk", messages=(Message("user", f"my key is {KEY}\r\nis it?"), Message("assistant", "yes"))),
+        Document(
+            "talk",
+            "talk",
+            messages=(Message("user", f"my key is {KEY}\r\nis it?"), Message("assistant", "yes")),
+        ),
         Document("prompt", "prompt", "and more", prompt=f"{KEY}\n"),
     )
 
@@ -115,7 +123,9 @@ class TestPythonSyntaxCounted(CleanerContract):
 
 def test_importing_the_steps_loads_nothing_heavy():
     """The classes of the entry points import neither a library of theirs nor numpy."""
-    modules = [entry.module for entry in entry_points(group="codex.cleaners") if "codex_clean" in entry.module]
+    modules = [
+        entry.module for entry in entry_points(group="codex.cleaners") if "codex_clean" in entry.module
+    ]
     heavy = ("numpy", "datasketch", "scipy", "detect_secrets", "requests", "packaging", "torch")
     code = (
         f"import sys, {', '.join(modules)}\n"
@@ -130,7 +140,9 @@ def test_importing_the_steps_loads_nothing_heavy():
 @pytest.mark.parametrize("name", ["datasketch", "detect_secrets"])
 def test_a_missing_library_is_named_before_the_run(monkeypatch, name):
     """Preflight names a library that is not installed, without importing it."""
-    monkeypatch.setattr("codex_clean.installed.find_spec", lambda wanted: None if wanted == name else object())
+    monkeypatch.setattr(
+        "codex_clean.installed.find_spec", lambda wanted: None if wanted == name else object()
+    )
     problems = NearDuplicates().codex_preflight() + Secrets().codex_preflight()
     assert problems == [
         f"the package {name.replace('_', '-')} is not installed; pip install {name.replace('_', '-')}"

@@ -8,16 +8,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from attrs import evolve, frozen
 
 from codex_clean.documents import is_source
-from codex_clean.licence_texts import is_legal, licences_in, permitted
+from codex_clean.licence_texts import licences_in, may_go_on, permitted, speaks_of_rights
 from codex_clean.words import words
 from codex_kernel import Cleaned, Document
 
 HEADER_STRIPPED = "licence header"
 _HEAD_CHARS = 1 << 15
+_GAP_LINES = 4  # between paragraphs that belong together: two lines, an empty one before and after
 
 _SHEBANG = re.compile(r"#!.*")
 _ENCODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-\w.]+.*|.*-\*-.*-\*-.*|#.*\bvim?:.*", re.IGNORECASE)
@@ -51,8 +53,7 @@ class LicenceFilter:
             return Cleaned(document)
         head, rest = _cut(document.text)
         lines = head.splitlines(keepends=True)
-        comments = list(comments_at_top(lines))
-        legal = [span for comment in comments for span in _legal_lines(lines, comment)]
+        legal = legal_lines(lines)
         if not legal:
             return Cleaned(document)
         said = "\n".join(_plain(line) for first, end in legal for line in lines[first:end])
@@ -115,26 +116,55 @@ def _line_comments(lines: Sequence[str], first: int) -> Comment | None:
     return Comment(first, end, block=False) if end > first else None
 
 
-def _legal_lines(lines: Sequence[str], comment: Comment) -> Iterator[tuple[int, int]]:
-    """Give the lines of a comment that are about rights: a block whole, line comments by paragraph.
+def legal_lines(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the lines of the comments at the top that are about rights, as stretches [first, end).
 
-    Between two legal paragraphs all are taken for parts of one text.
+    A block is one paragraph; of line comments each stretch between empty ones is one. Those that speak of rights are
+    legal, those beside them that go on about conditions, and a line or two between (an address, a link).
     """
+    stretches: list[tuple[int, int]] = []
+    paragraphs = [
+        (comment, span) for comment in comments_at_top(lines) for span in _paragraphs(lines, comment)
+    ]
+    said = ["\n".join(_plain(line) for line in lines[slice(*span)]) for _, span in paragraphs]
+    legal = [speaks_of_rights(text) for text in said]
+    for order in (range(len(legal)), range(len(legal) - 1, -1, -1)):
+        for number, before in pairwise(order):
+            legal[before] = legal[before] or (legal[number] and may_go_on(said[before]))
+    for (comment, (first, end)), is_legal in zip(paragraphs, legal, strict=True):
+        if not is_legal:
+            continue
+        if stretches and comment.first <= stretches[-1][1] and first - stretches[-1][1] <= _GAP_LINES:
+            stretches[-1] = (stretches[-1][0], end)
+        else:
+            begins = all(map(_is_ruler, lines[comment.first : first]))
+            stretches.append((comment.first if begins else first, end))
+    return [(first, _past_ruler(lines, end)) for first, end in stretches]
+
+
+def _past_ruler(lines: Sequence[str], end: int) -> int:
+    """Return the line after the empty comment lines and rulers that end a stretch, where no comment follows them."""
+    after = end
+    while after < len(lines) and lines[after].strip() and _is_ruler(lines[after]):
+        after += 1
+    return after if after == len(lines) or not _LINE_COMMENT.fullmatch(lines[after].rstrip()) else end
+
+
+def _paragraphs(lines: Sequence[str], comment: Comment) -> Iterator[tuple[int, int]]:
     if comment.block:
-        if is_legal("\n".join(_plain(line) for line in lines[comment.first : comment.end])):
-            yield comment.first, comment.end
+        yield comment.first, comment.end
         return
-    paragraphs: list[tuple[int, int]] = []
     start = comment.first
     for at in range(comment.first, comment.end + 1):
-        if at == comment.end or not _plain(lines[at]).strip("#*-=/ "):
+        if at == comment.end or _is_ruler(lines[at]):
             if at > start:
-                paragraphs.append((start, at))
+                yield start, at
             start = at + 1
-    legal = [span for span in paragraphs if is_legal("\n".join(_plain(line) for line in lines[slice(*span)]))]
-    if legal:
-        first = comment.first if legal[0] == paragraphs[0] else legal[0][0]
-        yield first, comment.end if legal[-1] == paragraphs[-1] else legal[-1][1]
+
+
+def _is_ruler(line: str) -> bool:
+    """Say whether a line of a comment is empty, or drawn of signs."""
+    return not _plain(line).strip("#*-=/ ")
 
 
 def _plain(line: str) -> str:

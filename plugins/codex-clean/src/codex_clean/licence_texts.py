@@ -12,10 +12,15 @@ from functools import lru_cache
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([^\n]{1,200})", re.IGNORECASE)
-_COPYRIGHT = re.compile(r"copyright|\(c\) ?\d{4}|©|all rights reserved|spdx-filecopyrighttext", re.IGNORECASE)
-_LICENCE_WORDS = re.compile(
-    r"licen[sc]ed? |warrant(?:y|ies)|redistribut|permission to use|as[- ]is|merchantability|disclaim|"
-    r"provided that|see the license|copy of the .{0,40}licen[sc]e|http\S+/licenses?/",
+_RIGHTS = re.compile(
+    r"copyright|\(c\) ?\d{4}|©|all rights reserved|spdx-filecopyrighttext|"
+    r"licen[sc]ed (?:under|to)|under the terms of|see (?:the )?(?:accompanying )?licen[sc]e|"
+    r"(?:bsd|mit|apache|gpl)[- ](?:style )?licen[sc]e",
+    re.IGNORECASE,
+)
+_LEGAL_WORDS = re.compile(
+    r"licen[sc]e|warrant(?:y|ies)|redistribut|permission|\bas[- ]is\b|merchantab|disclaim|liab(?:le|ility)|"
+    r"\bauthors?\b|\bcontact\b|\bwritten by\b|provided that",
     re.IGNORECASE,
 )
 _LATER = "any later version"
@@ -92,9 +97,14 @@ def licences_in(comment: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def is_legal(paragraph: str) -> bool:
-    """Say whether a paragraph of a comment is about rights: a licence, a part of its text, or a copyright line."""
-    return bool(_SPDX.search(paragraph) or _COPYRIGHT.search(paragraph) or _LICENCE_WORDS.search(paragraph))
+def speaks_of_rights(paragraph: str) -> bool:
+    """Say whether a paragraph of a comment names a licence or an owner."""
+    return bool(_RIGHTS.search(paragraph) or licences_in(paragraph))
+
+
+def may_go_on(paragraph: str) -> bool:
+    """Say whether a paragraph beside one about rights belongs to it: conditions, warranties, authors."""
+    return bool(_LEGAL_WORDS.search(paragraph))
 
 
 @lru_cache(maxsize=4096)

@@ -28,7 +28,7 @@ _GENERIC = words(
     "today tools travel university web website wiki work works world xyz zone"
 )
 _RESERVED_DOMAIN = re.compile(
-    r"(?:.*\.)?(?:example(?:\.[a-z]+)?|invalid|test|localhost|(?:my|your)?(?:domain|host)\.[a-z]+)",
+    r"(?:.*\.)?(?:example(?:\.[a-z]+)?|invalid|test|localhost|(?:my|your)[a-z]+\.[a-z]+)|domain\.[a-z]+",
     re.IGNORECASE,
 )
 _ROLE = frozenset({"git", "noreply", "no-reply", "donotreply", "user", "username", "name", "foo", "bar"})
@@ -45,7 +45,7 @@ _CARD_PREFIX = re.compile(
     r"6(?:011|5\d\d|4[4-9]\d)(?=\d{12}$)|35(?:2[89]|[3-8]\d)(?=\d{12}$)|3(?:0[0-5]|[68]\d)(?=\d{11}$)"
 )
 _VERSION_BEFORE = re.compile(
-    r"(?:version|ver|release|firmware|build|section|rfc|chapter|v|[=~<>!]=|[<>^~])[\s:=\"'(.-]*$",
+    r"(?:version|ver|release|firmware|build|section|rfc|chapter|v|[=~<>!]=|[~^])[\s:=\"'(.-]*$",
     re.IGNORECASE,
 )
 _SMALL_OCTET = 20
@@ -108,8 +108,8 @@ def _is_iban(match: re.Match[str]) -> bool:
 
 # What must not stand before a match is looked at after its first character: so the search for that one is quick.
 _PHONES = (
-    r"\+(?<![\w.+)\]/-]\+)[1-9]\d{0,2}(?:[ .-]?\(0?\d{0,4}\)[ .-]?\d{1,8})?(?:[ .-]\d{2,8}){1,4}(?![\w-]|\.\d)",
-    r"\+(?<![\w.+)\]=-]\+)[1-9]\d{10,13}(?![\w.])",
+    r"\+(?<![\w.+)\]/-]\+)[1-9]\d{0,2}(?:[ .-]?\(0?\d{0,4}\)[ .-]?\d{1,8})?[ .-]\d{1,8}(?:[ .-]\d{2,8}){0,4}(?![\w-]|\.\d)",
+    r"\+(?<![\w.+)\]=-]\+)[1-9]\d{10,13}(?!\w|\.\d)",
     r"\((?<![\w.+)\]/=-]\()[2-9]\d\d\) ?[2-9]\d\d-\d{4}(?![\w-]|\.\d)",
     r"[2-9](?<![\w.+)\]/=-][2-9])\d\d([-.])[2-9]\d\d\1\d{4}(?![\w-]|\.\d)",
     r"1-(?<![\w.+)\]/=-]1-)[2-9]\d\d-[2-9]\d\d-\d{4}(?![\w-]|\.\d)",
@@ -147,7 +147,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Expression(
         "ipv6",
-        r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}(?![\w:.])",
+        r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}(?![\w:]|\.\d)",
         gate=[":"],
         accept=_is_public_ipv6,
     ),
