@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standard_library import lost, sources
 
 from codex_kernel.builtin.bytes_tokenizer import BytesTokenizer, Utf8Bytes
 from codex_kernel.errors import InputError, PluginError
@@ -162,6 +163,13 @@ def test_every_tokenizer_does_batches(texts):
     plain, fast = encode_batch(Plain(), texts), encode_batch(Utf8Bytes(), texts)
     assert [list(ids) for ids in plain] == [list(ids) for ids in fast]
     assert decode_batch(Plain(), plain) == decode_batch(Utf8Bytes(), fast) == texts
+
+
+def test_the_standard_library_comes_back_from_its_bytes():
+    """Every file of Python's library comes back, byte for byte."""
+    texts = sources()
+    assert len(texts) > 1000
+    assert lost(Utf8Bytes(), texts) == []
 
 
 def test_a_batch_that_loses_texts_is_an_error():

@@ -14,6 +14,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standard_library import lost, sources
 
 from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer, StorageError
 from codex_kernel.testing.tokenizer import TokenizerContract
@@ -486,6 +487,17 @@ def test_a_flipped_bit_is_an_error_or_a_model_that_loses_nothing(tmp_path):
             continue
         assert tokenizer.decode(tokenizer.encode(corpus()[0])) == corpus()[0]
     assert refused > 20
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("every", [60, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_standard_library_comes_back(tmp_path, model_type, every):
+    """Every file of Python's library comes back, byte for byte, from a vocabulary trained on a few of them."""
+    texts = sources(every)
+    assert len(texts) > 1000 // every
+    some = [text[:20_000] for _, text in sources(100)]
+    tokenizer = train(tmp_path, some, model_type=model_type, vocab_size=800)
+    assert lost(tokenizer, texts) == []
 
 
 class TestTrainedBPE(TokenizerContract):
