@@ -212,9 +212,7 @@ def _chat_ids(
     trained = np.frombuffer(bytes(replaced.trained), np.uint8)
     trained_upto = np.concatenate([[0], np.cumsum(trained, dtype=np.int64)])
     # A token without a character, such as the beginning of a word alone, goes with the next one.
-    trained_T = (
-        trained_upto[np.minimum(np.maximum(end_T, start_T + 1), len(trained))] > trained_upto[start_T]
-    )
+    trained_T = trained_upto[np.minimum(np.maximum(end_T, start_T + 1), len(trained))] > trained_upto[start_T]
     trained_T[specials] = False
     text_bytes = _covered_bytes(replaced.text, start_T[trained_T], end_T[trained_T])
     trained_T[specials] = trained[list(replaced.aliases)] == 1
