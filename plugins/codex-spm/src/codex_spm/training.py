@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from codex_spm.tokenizer import SentencePieceTokenizer
 
 _PAD_ID = 2
+_TOLD_DOCUMENTS = 1000
 _THREADS = (
     4  # part of the result: unigram sums its floats per thread, so the number must not follow the machine
 )
@@ -68,7 +69,7 @@ def train(options: SentencePieceTokenizer, corpus: CorpusText, report: Reporter)
     counts = Counts()
     report.activity("train tokenizer", 0, None, "documents")
     vocabulary = open_model(
-        _run_trainer(options, sentences(corpus, options.max_line_bytes, counts)),
+        _run_trainer(options, sentences(_told(corpus, report), options.max_line_bytes, counts)),
         origin="trained tokenizer",
         trained=True,
     )
@@ -133,6 +134,14 @@ def _slices(line: str, limit: int) -> Iterator[str]:
     characters = limit if line.isascii() else limit // 4  # a character has at most 4 bytes
     for start in range(0, len(line), characters):
         yield line[start : start + characters]
+
+
+def _told(corpus: CorpusText, report: Reporter) -> Iterator[str]:
+    """Say now and then how many documents have been read."""
+    for count, text in enumerate(corpus, 1):
+        if count % _TOLD_DOCUMENTS == 0:
+            report.activity("train tokenizer", count, None, "documents")
+        yield text
 
 
 def _run_trainer(options: SentencePieceTokenizer, lines: Iterator[str]) -> bytes:
