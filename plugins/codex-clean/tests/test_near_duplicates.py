@@ -18,6 +18,7 @@ from codex_kernel import Document, Message
 
 
 def document(name: str, text: str) -> Document:
+    """A document that is a group of its own."""
     return Document(name, name, text)
 
 

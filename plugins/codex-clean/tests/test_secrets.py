@@ -1,4 +1,4 @@
-"""The step `secrets`: each rule with a text that it finds and one that it leaves alone, and what becomes of the find."""
+"""The step `secrets`: each rule with texts that it finds and texts that it leaves alone, and what becomes of a find."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ HEX = "0123456789abcdef" * 8
 PEM = "-----BEGIN RSA PRIVATE " + "KEY-----"
 PEM_END = "-----END RSA PRIVATE " + "KEY-----"
 BODY = "MIIEpAIBAAKCAQEA" + "x7Qk9Zp3Lm" * 5
+WEB_TOKEN = (
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9",
+    "eyJzdWIiOiIxMjM0NTY3ODkwIn0",
+    "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+)
 
 FOUND = {
     "private-key": [f"{PEM}\n{BODY}\n{BODY}\n{PEM_END}"],
@@ -59,11 +64,7 @@ FOUND = {
     "gitlab-token": ["glpat-" + "aB3dE5gH7jK9mN1pQ3sT"],
     "ibm-cloud-iam-key": ["ibm_api_key = '" + MIXED + "-_aB9cD8" + "'"],
     "ibm-cos-hmac": ["secret_access_key = '" + HEX[:48] + "'"],
-    "json-web-token": [
-        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
-        + ".eyJzdWIiOiIxMjM0NTY3ODkwIn0."
-        + "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
-    ],
+    "json-web-token": [".".join(WEB_TOKEN)],
     "mailchimp-key": [HEX[:32] + "-us12"],
     "npm-token": ["//registry.npmjs.org/:_authToken=" + "npm_" + "x7Qk9Zp3Lm"],
     "openai-token": ["sk-" + "x7Qk9Zp3Lmx7Qk9Zp3Lm" + "T3BlbkFJ" + "x7Qk9Zp3Lmx7Qk9Zp3Lm"],
@@ -281,7 +282,7 @@ def test_rules_are_chosen_by_name():
     keyword = FOUND["keyword"][0]
     assert clean(keyword) == keyword
     assert clean(keyword, enable=["keyword"]) == 'password = "<REDACTED:keyword>"'
-    with pytest.raises(ValueError, match="enable: expected names among .*stripe-key"):
+    with pytest.raises(ValueError, match=r"enable: expected names among .*stripe-key"):
         Secrets(enable=["strip-key"])
     with pytest.raises(ValueError, match="stripe-key in both"):
         Secrets(enable=["stripe-key"], disable=["stripe-key"])
