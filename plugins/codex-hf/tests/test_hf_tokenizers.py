@@ -1,22 +1,40 @@
-"""Tokenizers `hf-bpe` and `hf`: the contract, and what each does of its own."""
+"""The tokenizers of codex-hf: the contract, and what each does of its own."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 import transformers
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from codex_hf.bpe import HFBPETokenizer
+from codex_hf.byte_level import BYTE_OF
 from codex_hf.pretrained_tokenizer import HFTokenizer
 from codex_hf.trained import EOS_TOKEN
 from codex_hf.unigram import HFUnigramTokenizer
-from codex_hf.wordpiece import HFWordPieceTokenizer
-from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer
+from codex_hf.unigram_training import Lattice, prune
+from codex_hf.wordpiece import CONTINUING, HFWordPieceTokenizer
+from codex_kernel import (
+    BatchDecoder,
+    BatchTokenizer,
+    InputError,
+    OffsetTokenizer,
+    PluginError,
+    SavedTokenizer,
+    SpecialTokens,
+    TrainedTokenizer,
+)
+from codex_kernel.testing.source_files import files_changed, read_source, standard_library
 from codex_kernel.testing.tokenizer import CORPUS, PROBES, TokenizerContract
 from codex_kernel.testing.toys import make_run
 
@@ -81,13 +99,6 @@ class TestPretrained(TokenizerContract):
         if not (folder / "stored").exists():
             stored(folder / "stored")
         return HFTokenizer(path=Path("stored"))
-
-
-def test_both_protocols_are_offered(tmp_path):
-    """The tokenizer encodes batches and can be kept."""
-    tokenizer = trained(tmp_path)
-    assert isinstance(tokenizer, BatchTokenizer)
-    assert isinstance(tokenizer, SavedTokenizer)
 
 
 def test_training_gives_the_same_bytes(tmp_path):
@@ -197,6 +208,197 @@ def test_other_tools_open_what_is_kept(tmp_path):
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "kept")
     assert opened.eos_token_id == tokenizer.eos_id
     assert opened(PROBES[0], add_special_tokens=False).input_ids == list(tokenizer.encode(PROBES[0]))
+
+
+def test_the_protocols_are_offered(tmp_path):
+    """The tokenizer encodes and decodes batches, knows offsets and special tokens, and can be kept."""
+    tokenizer = trained(tmp_path)
+    for protocol in (
+        BatchTokenizer,
+        BatchDecoder,
+        OffsetTokenizer,
+        SpecialTokens,
+        SavedTokenizer,
+        TrainedTokenizer,
+    ):
+        assert isinstance(tokenizer, protocol)
+
+
+@pytest.mark.parametrize("kind", [HFBPETokenizer, HFUnigramTokenizer, HFWordPieceTokenizer])
+def test_training_gives_the_same_bytes_in_another_process(tmp_path, kind):
+    """Trainings on one corpus write the same file, byte for byte, whatever seed and threads a process has."""
+    size = 800
+    program = (
+        f"from {kind.__module__} import {kind.__name__} as Kind; from pathlib import Path; import sys\n"
+        "from codex_kernel.testing.toys import make_run; from codex_kernel.testing.tokenizer import CORPUS\n"
+        f"tokenizer = Kind(vocab_size={size}).codex_tokenizer(make_run(Path(sys.argv[1])), CORPUS, None)\n"
+        "print(tokenizer.fingerprint())\n"
+    )
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads},
+        ).stdout
+        for threads in ("1", "2", "3")
+    }
+    assert len(prints) == 1
+    assert len(prints.pop().strip()) == 64
+
+
+def test_only_what_was_trained_is_trained(tmp_path):
+    """`trained` is True for a vocabulary of this corpus, and False for one that was read from a file."""
+    tokenizer = trained(tmp_path)
+    assert tokenizer.trained
+    folder = stored(tmp_path / "stored")
+    assert not load(folder).trained
+    of_a_file = HFBPETokenizer(path=folder / "tokenizer.json")
+    assert not of_a_file.codex_tokenizer(make_run(tmp_path), CORPUS, None).trained
+    assert not HFBPETokenizer(vocab_size=300).codex_tokenizer(make_run(tmp_path), CORPUS, folder).trained
+
+
+def test_offsets_are_characters(tmp_path):
+    """Offsets count characters, not bytes; tokens of one emoji or one combining mark share it."""
+    text = "é 🙂e\u0301\n  漢"
+    ids, spans = trained(tmp_path).encode_with_offsets(text)
+    assert len(ids) == len(spans)
+    assert sorted(set(spans)) == list(dict.fromkeys(spans))
+    covered = {place for start, stop in spans for place in range(start, stop)}
+    assert covered == set(range(len(text)))
+    assert spans.count((2, 3)) == 4
+    assert spans.count((4, 5)) == 2
+    assert spans.count((8, 9)) == 3
+
+
+def test_offsets_are_not_trimmed(tmp_path):
+    """A post-processor that takes white space out of offsets is left out of them, and stays in the file."""
+    folder = stored(
+        tmp_path / "trimming",
+        lambda backend: setattr(backend, "post_processor", processors.ByteLevel(trim_offsets=True)),
+    )
+    tokenizer = load(folder)
+    ids, spans = tokenizer.encode_with_offsets("a  b")
+    assert "".join("a  b"[start:stop] for start, stop in spans) == "a  b"
+    assert list(ids) == list(tokenizer.encode("a  b"))
+    assert "trim_offsets" in tokenizer.backend.to_str()
+
+
+@pytest.mark.parametrize("kind", [HFBPETokenizer, HFUnigramTokenizer, HFWordPieceTokenizer])
+def test_special_tokens_are_named(tmp_path, kind):
+    """Tokens of fill-in-the-middle and padding have ids, and padding is None unless it is asked for."""
+    fim = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+    plugin = kind(vocab_size=600, special_tokens=fim, pad_token="<|pad|>")
+    tokenizer = plugin.codex_tokenizer(make_run(tmp_path), CORPUS, None)
+    assert list(tokenizer.special_tokens) == [EOS_TOKEN, *fim, "<|pad|>"]
+    assert tokenizer.pad_id == tokenizer.special_tokens["<|pad|>"]
+    assert kind(vocab_size=600).codex_tokenizer(make_run(tmp_path), CORPUS, None).pad_id is None
+    (tmp_path / "kept").mkdir()
+    tokenizer.save(tmp_path / "kept")
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "kept")
+    assert opened.pad_token_id == tokenizer.pad_id
+    assert opened(PROBES[0], add_special_tokens=False).input_ids == list(tokenizer.encode(PROBES[0]))
+    assert opened.decode(tokenizer.encode(PROBES[0])) == PROBES[0]
+
+
+@pytest.mark.parametrize("token", ["def", "a", "Ġreturn"])
+def test_a_special_token_that_text_is_made_of_is_refused(tmp_path, token):
+    """A special token that would be the id of ordinary text ends the training with an error."""
+    corpus = ["def f(a):\n    return a\n" * 30]
+    with pytest.raises(PluginError, match="the tokenizer loses text") as refused:
+        trained(tmp_path, corpus, special_tokens=[token], vocab_size=320)
+    assert "<|name|>" in refused.value.remedy
+
+
+def test_every_byte_continues_a_word_piece(tmp_path):
+    """A WordPiece vocabulary has each byte twice, for the beginning of a piece and for its inside."""
+    tokenizer = HFWordPieceTokenizer(vocab_size=520).codex_tokenizer(make_run(tmp_path), ["ab"], None)
+    vocabulary = tokenizer.backend.get_vocab()
+    assert all({byte, CONTINUING + byte} <= set(vocabulary) for byte in BYTE_OF)
+    assert not any(CONTINUING in byte for byte in BYTE_OF)
+    assert tokenizer.decode(tokenizer.encode("##x ‿y ‿")) == "##x ‿y ‿"
+
+
+def test_unigram_keeps_what_text_is_made_of(tmp_path):
+    """The tokens of a unigram vocabulary are those that write the corpus in few, likeliest first."""
+    words = {"abab": 50, "ab": 30, "xyz": 20, "q": 1}
+    letters = sorted(BYTE_OF)
+    candidates = sorted({*letters, "ab", "abab", "ba", "bab", "xy", "xyz", "yz"})
+    tokens = prune(words, candidates, letters, 259, make_run(tmp_path).report)
+    assert {token for token, _ in tokens[:3]} == {"abab", "ab", "xyz"}
+    assert {token for token, _ in tokens} == {*letters, "abab", "ab", "xyz"}
+    assert tokens == sorted(tokens, key=lambda pair: (-pair[1], pair[0]))
+    assert sum(math.exp(score) for _, score in tokens) == pytest.approx(1, abs=1e-4)
+
+
+def test_expected_counts_are_those_of_all_ways(tmp_path):
+    """The expected count of a candidate is that over every way to write a word, weighed by its probability."""
+    candidates = ["a", "b", "ab", "ba"]
+    probabilities = np.array([0.4, 0.3, 0.2, 0.1])
+    lattice = Lattice.of(["aba", "b"], candidates)
+    ways = {("a", "b", "a"): 0.4 * 0.3 * 0.4, ("ab", "a"): 0.2 * 0.4, ("a", "ba"): 0.4 * 0.1}
+    total = sum(ways.values())
+    expected = [5 * sum(way.count(c) * p for way, p in ways.items()) / total for c in candidates]
+    expected[1] += 2
+    assert lattice.expected_counts(probabilities, np.array([5.0, 2.0])) == pytest.approx(expected)
+    assert np.exp(lattice.best_scores(probabilities)) == pytest.approx([max(ways.values()), 0.3])
+
+
+def replaced(change: Any) -> Any:
+    """Return a change of a tokenizer that edits its JSON."""
+
+    def apply(backend):
+        content = json.loads(backend.to_str())
+        change(content)
+        edited = tokenizers.Tokenizer.from_str(json.dumps(content))
+        for part in ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            setattr(backend, part, getattr(edited, part))
+
+    return apply
+
+
+def swap_merges(content: Any) -> None:
+    """Put the last two merges in the other order."""
+    merges = content["model"]["merges"]
+    merges[-2:] = merges[:-3:-1]
+
+
+def swap_tokens(content: Any) -> None:
+    """Let two tokens change their ids."""
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+
+def test_each_part_decides_the_fingerprint(tmp_path):
+    """Vocabulary, merges, normaliser, pre-tokeniser, decoder, special tokens, padding, template: each changes it."""
+    parts = {
+        "nothing": None,
+        "vocabulary": replaced(swap_tokens),
+        "merges": replaced(swap_merges),
+        "normaliser": lambda backend: setattr(backend, "normalizer", normalizers.NFC()),
+        "pre-tokeniser": lambda backend: setattr(
+            backend, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False)
+        ),
+        "decoder": lambda backend: setattr(
+            backend, "decoder", decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()])
+        ),
+        "special token": lambda backend: backend.add_special_tokens(["<|more|>"]),
+        "post-processor": lambda backend: setattr(backend, "post_processor", processors.ByteLevel()),
+    }
+    prints = {
+        name: load(stored(tmp_path / name / "folder", change), on_loss="warn").fingerprint()
+        for name, change in parts.items()
+    }
+    folder = tmp_path / "nothing" / "folder"
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    prints["template"] = load(folder).fingerprint()
+    (folder / "chat_template.jinja").write_text("{{ messages | length }}")
+    prints["other template"] = load(folder).fingerprint()
+    (folder / "chat_template.jinja").unlink()
+    prints["padding"] = load(tmp_path / "special token" / "folder", pad_token="<|more|>").fingerprint()
+    assert len(set(prints.values())) == len(prints)
+    assert load(folder).fingerprint() == prints["nothing"]
 
 
 # ── hf ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -320,3 +522,136 @@ def test_options_of_training_beside_a_path_are_refused(option):
     """What a loaded vocabulary would leave unread is an error when the manifest is read."""
     with pytest.raises(ValueError, match=f"expected no {next(iter(option))} beside path"):
         HFBPETokenizer(path=Path("tokenizer.json"), **option)
+
+
+def test_padding_is_what_the_tokenizer_names(tmp_path):
+    """The padding token is the one of the configuration, or of the manifest, and never the end of text."""
+    more = lambda backend: backend.add_special_tokens(["<|pad|>", "<|fill|>"])  # noqa: E731
+    folder = stored(tmp_path / "source", more)
+    assert load(folder).pad_id is None
+    config = folder / "tokenizer_config.json"
+    for named, wanted in (("<|pad|>", 300), ({"content": "<|pad|>"}, 300), (EOS_TOKEN, None), (None, None)):
+        config.write_text(json.dumps({"eos_token": EOS_TOKEN, "pad_token": named}))
+        assert load(folder).pad_id == wanted
+        assert load(folder, pad_token="<|fill|>").pad_id == 301
+    with pytest.raises(InputError, match=r"has no token '<none>', which was to fill rows"):
+        load(folder, pad_token="<none>")
+    for plugin in (HFBPETokenizer, partial(HFTokenizer, path=folder)):
+        with pytest.raises(ValueError, match="pad_token: expected another token than eos_token"):
+            plugin(pad_token="</s>", eos_token="</s>")
+
+
+def shared_id(content: Any) -> None:
+    """Give a second token an id that is taken."""
+    content["model"]["vocab"]["zzz"] = 290
+
+
+def far_id(content: Any) -> None:
+    """Give a token an id far beyond the others."""
+    content["model"]["vocab"]["zzz"] = 2**31
+
+
+def moved_id(content: Any) -> None:
+    """Give an added token an id that is not where the vocabulary ends."""
+    content["added_tokens"].append({**content["added_tokens"][0], "content": "<|x|>", "id": 290})
+
+
+def emptied(content: Any) -> None:
+    """Take all tokens away."""
+    content["model"].update(vocab={}, merges=[])
+    content["added_tokens"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (shared_id, "two tokens the id 290: '.*' and '.*'"),
+        (far_id, "but an id of 2,147,483,648"),
+        (moved_id, r"the added token '<\|x\|>' the id 290, but its place is 300"),
+        (emptied, "an empty vocabulary"),
+    ],
+)
+def test_a_vocabulary_that_is_wrong_is_refused(tmp_path, change, message):
+    """Ids that are shared, far off or not where the library puts them, and no tokens at all, are errors."""
+    folder = stored(tmp_path / "source")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        load(folder)
+
+
+def test_a_damaged_file_never_passes_for_another(tmp_path):
+    """A file cut anywhere, of bytes that are none of JSON, or much too large, is an error and nothing else."""
+    folder = stored(tmp_path / "source")
+    file = folder / "tokenizer.json"
+    whole = file.read_bytes()
+    for content in (
+        b"",
+        b"\xff\xfe" * 50,
+        b"[" * 100_000,
+        *(whole[:end] for end in range(0, len(whole) - 2, 1009)),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"tokenizer\.json is not a tokenizer\.json that"):
+            load(folder)
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 31)
+    with pytest.raises(InputError, match="has 2,147,483,648 bytes, expected at most"):
+        load(folder)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InputError, match="no tokenizer in"):
+        load(folder)
+
+
+# ── the standard library ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+KINDS = [HFBPETokenizer, HFUnigramTokenizer, HFWordPieceTokenizer]
+
+
+def changed_files(folder: Path, kind: Any, files: Any) -> Any:
+    """Return the files that a small vocabulary does not give back, some at a time: the library needs much memory."""
+    plugin = kind(vocab_size=1000)
+    corpus = [read_source(file) for file in standard_library(every=200)]
+    tokenizer = plugin.codex_tokenizer(make_run(folder), corpus, None)
+    parts = (files[start : start + 100] for start in range(0, len(files), 100))
+    return [file for part in parts for file in files_changed(tokenizer, part)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_the_standard_library_come_back(tmp_path, kind):
+    """Every fiftieth file of Python's standard library comes back, byte for byte."""
+    files = standard_library(every=50)
+    assert len(files) > 20
+    assert changed_files(tmp_path, kind, files) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_standard_library_comes_back(tmp_path, kind):
+    """Every file of Python's standard library comes back, byte for byte."""
+    files = standard_library()
+    assert len(files) > 1000
+    assert changed_files(tmp_path, kind, files) == []
+
+
+def test_a_file_that_changes_is_found(tmp_path):
+    """What compares files finds one that does not come back, in UTF-8 and in other bytes."""
+
+    class Lossy:
+        vocab_size, eos_id = 0x110000, 0
+
+        def encode(self, text):
+            return list(map(ord, text.replace("é", "e")))
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    for name, content in {"good.py": "x = 1\r\n", "bad.py": "# é\n"}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    (tmp_path / "latin.py").write_bytes(b"# \xe9\n")
+    files = sorted(tmp_path.glob("*.py"))
+    assert [file.name for file in files_changed(Lossy(), files)] == ["bad.py", "latin.py"]

@@ -5,6 +5,7 @@ One rule: a file that is damaged, or that no text survives, is found before anyt
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 PROBE = "def f(x):\r\n\tif x:\r\n\t\treturn 'naïve 🦊 e\u0301'  # <|endoftext|>\n\n\n    \t  y  =  0x1F\n"
 """Code with what tokenizers lose: tabs, CRLF, runs of spaces, emoji, combining marks, a special token as text."""
 
-_MOST_BYTES = 256 << 20  # the largest in use have 35 MB
+_MOST_BYTES = 128 << 20  # the largest in use have 35 MB
 _MOST_MISSING_IDS = 1_000_000
 _SAMPLED_TEXTS = 200
 _SAMPLED_CHARACTERS = 1 << 18
@@ -85,6 +86,7 @@ def read_backend(file: Path) -> tokenizers.Tokenizer:
             f"{file} is not a {TOKENIZER_FILE} that the tokenizers library can read: {error}"
         ) from error
     _check_ids(backend, file)
+    _check_added(backend, content, file)
     return backend
 
 
@@ -120,6 +122,18 @@ def _check_ids(backend: tokenizers.Tokenizer, file: Path) -> None:
             f"{file} has {len(token_of):,} tokens, but an id of {max(token_of):,}: "
             "a model would need a row of its embedding for each id in between"
         )
+
+
+def _check_added(backend: tokenizers.Tokenizer, content: bytes, file: Path) -> None:
+    """Raise InputError where the library gives an added token another id than the file does, as it does unasked."""
+    for token in json.loads(content).get("added_tokens") or []:
+        number = backend.token_to_id(token["content"])
+        if number != token["id"]:
+            raise InputError(
+                f"{file} gives the added token {token['content']!r} the id {token['id']:,}, but its place is "
+                f"{number:,}: ids of added tokens go on where the vocabulary ends",
+                remedy="put the file of the model back; a model was trained with the ids that it names",
+            )
 
 
 def read_text(file: Path) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONTINUING = "\N{UNDERTIE}"
 """What tokens inside of a piece begin with; no byte is written so, unlike the usual ##."""
-_LONGEST_PIECE_BYTES = 64  # the model tries every end for every beginning, and calls longer pieces unknown
+_LONGEST_PIECE_BYTES = 32  # the model tries every end for every beginning, and calls longer pieces unknown
 _NO_TOKEN = "no unknown token"  # noqa: S105 - not in the vocabulary, so that the library raises instead of losing text
 
 
