@@ -5,10 +5,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standard_library import lost, sources
 
 from codex_kernel.builtin.bytes_tokenizer import BytesTokenizer, Utf8Bytes
 from codex_kernel.errors import InputError, PluginError
+from codex_kernel.testing.source_files import files_changed, standard_library
 from codex_kernel.tokens import (
     decode_batch,
     decode_with_specials,
@@ -167,9 +167,9 @@ def test_every_tokenizer_does_batches(texts):
 
 def test_the_standard_library_comes_back_from_its_bytes():
     """Every file of Python's library comes back, byte for byte."""
-    texts = sources()
-    assert len(texts) > 1000
-    assert lost(Utf8Bytes(), texts) == []
+    files = standard_library()
+    assert len(files) > 1000
+    assert files_changed(Utf8Bytes(), files) == []
 
 
 def test_a_batch_that_loses_texts_is_an_error():

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from codex_kernel.cli.manifests import make_plan, override_options
-from codex_kernel.cli.terminal import (
-    cache_folder,
-    json_option,
-    print_json,
-    print_table,
-    runs_option,
-    size,
-    unicode,
-)
+from codex_kernel.cli.manifests import override_options
+from codex_kernel.cli.terminal import json_option, print_json, size, unicode
+from codex_kernel.cli.tokenizer_opened import opened_tokenizers, place_of, tokenizer_options
 from codex_kernel.errors import InputError
 
 if TYPE_CHECKING:
-    from codex_kernel.cli.progress import ProgressReporter
     from codex_kernel.token_rows import Row
-    from codex_kernel.token_statistics import Corpus, Tally
-    from codex_kernel.tokenizers import Opened, Place
+    from codex_kernel.tokenizers import Opened
     from codex_kernel.tokens import NamedText, Side
 
-F = TypeVar("F", bound=Callable[..., object])
 SIDES = click.Choice(["left", "right"])
-PIECE_WIDTH = 40
 CHUNK_IDS = 1 << 16
-
-
-def tokenizer_options(function: F) -> F:
-    """Give a command what says where tokenizers are, and how its answer is printed."""
-    return runs_option(override_options(json_option(function)))
 
 
 @click.group()
@@ -46,47 +29,6 @@ def tokenizer() -> None:
     TOKENIZER is a manifest (whose tokenizer is trained on its data where it must be), a run, a folder that
     `codex tokenizer train` wrote, or the name of an installed one with its options: bytes, spm:path=code.model.
     """
-
-
-@contextmanager
-def _place(
-    runs: Path, override_files: tuple[Path, ...], sets: tuple[str, ...], report: ProgressReporter
-) -> Iterator[Place]:
-    """Say where tokenizers are looked for; how far the work is, is said until it is done."""
-    from codex_kernel.tokenizers import Place
-
-    try:
-        yield Place(
-            base=Path.cwd(),
-            cache=cache_folder(),
-            runs=runs,
-            report=report,
-            read_plan=lambda path: make_plan(path, override_files, sets),
-            read_run=lambda path: make_plan(path, (), ()),
-        )
-    finally:
-        report.close()
-
-
-@contextmanager
-def _opened(
-    names: Iterable[str],
-    runs: Path,
-    override_files: tuple[Path, ...],
-    sets: tuple[str, ...],
-    report: ProgressReporter | None = None,
-) -> Iterator[list[Opened]]:
-    """Open tokenizers for as long as they are used."""
-    from codex_kernel.cli.progress import ProgressReporter
-    from codex_kernel.tokenizers import opened
-
-    names = list(names)
-    if (override_files or sets) and not any(Path(name).is_file() for name in names):
-        raise click.UsageError(f"--set and --override-file change a manifest, and {' '.join(names)} is none")
-    with ExitStack() as stack:
-        with _place(runs, override_files, sets, report or ProgressReporter()) as place:
-            found = [stack.enter_context(opened(name, place)) for name in names]
-        yield found
 
 
 # ── train ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +63,7 @@ def train(
     from codex_kernel import tokenizers
     from codex_kernel.cli.progress import ProgressReporter
 
-    with _place(Path("runs"), override_files, sets, ProgressReporter()) as place:
+    with place_of(Path("runs"), override_files, sets, ProgressReporter()) as place:
         record = tokenizers.train(manifest, output, place)
     if as_json:
         print_json({"schema_version": 1, "output": str(output), **record})
@@ -200,7 +142,7 @@ def encode(  # noqa: PLR0913 - click passes each option by name
     from codex_kernel.token_rows import Layout, rows
 
     layout = Layout(specials, as_json, truncate, truncate_side, pad, pad_side, multiple_of)
-    with _opened([name], runs, override_files, sets) as [one]:
+    with opened_tokenizers([name], runs, override_files, sets) as [one]:
         found = rows(one.tokenizer, texts(files or [STDIN], lines=lines), layout)
         if as_json:
             about = {"schema_version": 1, "tokenizer": name, "fingerprint": one.fingerprint}
@@ -250,7 +192,7 @@ def decode(  # noqa: PLR0913 - click passes each option by name
     from codex_kernel.cli.texts import sequences, write
     from codex_kernel.tokens import decode_with_specials
 
-    with _opened([name], runs, override_files, sets) as [one]:
+    with opened_tokenizers([name], runs, override_files, sets) as [one]:
         read = one.tokenizer.decode
         if specials:
             read = lambda ids: decode_with_specials(one.tokenizer, ids)  # noqa: E731 - one of two readings
@@ -348,11 +290,12 @@ def _measure(  # noqa: PLR0913 - what both commands are given
 ) -> None:
     """Go through the texts once, each tokenizer after the other on every batch, and print what was found."""
     from codex_kernel.cli.progress import ProgressReporter
+    from codex_kernel.cli.tokenizer_views import loses_text, print_measures, print_measures_json
     from codex_kernel.token_statistics import Corpus, Tally
     from codex_kernel.tokens import batches
 
     report = ProgressReporter()
-    with _opened(names, runs, override_files, sets, report) as found:
+    with opened_tokenizers(names, runs, override_files, sets, report) as found:
         corpus, tallies = Corpus(), [Tally(one.tokenizer) for one in found]
         for batch in batches(_texts(found, files, lines=lines)):
             corpus.add(batch)
@@ -362,12 +305,12 @@ def _measure(  # noqa: PLR0913 - what both commands are given
         if not corpus.bytes:
             raise InputError("there is no text to measure on", remedy="name files, or pipe a text in")
         if as_json:
-            _print_measures_json(found, corpus, tallies)
+            print_measures_json(found, corpus, tallies)
         else:
-            _print_measures(found, corpus, tallies)
+            print_measures(found, corpus, tallies)
     lost = [(one.name, tally) for one, tally in zip(found, tallies, strict=True) if tally.lost]
     if lost:
-        raise _loses_text(*lost[0])
+        raise loses_text(*lost[0])
 
 
 def _texts(found: Sequence[Opened], files: Sequence[str], *, lines: bool) -> Iterator[NamedText]:
@@ -384,70 +327,6 @@ def _texts(found: Sequence[Opened], files: Sequence[str], *, lines: bool) -> Ite
             continue
         for place, line in enumerate(text.split("\n"), 1):
             yield f"training text {number:,}:{place}", line
-
-
-def _print_measures_json(found: Sequence[Opened], corpus: Corpus, tallies: Sequence[Tally]) -> None:
-    from attrs import asdict
-
-    from codex_kernel.token_statistics import as_json
-
-    rows = [
-        {"tokenizer": one.name, "plugin": str(one.made_by.entry), "fingerprint": one.fingerprint}
-        | as_json(corpus, tally)
-        for one, tally in zip(found, tallies, strict=True)
-    ]
-    print_json({"schema_version": 1, "corpus": asdict(corpus), "tokenizers": rows})
-
-
-def _print_measures(found: Sequence[Opened], corpus: Corpus, tallies: Sequence[Tally]) -> None:
-    from codex_kernel.token_statistics import as_json
-
-    click.echo(
-        f"{corpus.texts:,} text{'' if corpus.texts == 1 else 's'}, {size(corpus.bytes)}, {corpus.words:,} words"
-    )
-    measures = [as_json(corpus, tally) for tally in tallies]
-    lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("vocabulary", lambda one: f"{one['vocab_size']:,}"),
-        ("tokens", lambda one: f"{one['tokens']:,}"),
-        ("bytes a token", lambda one: _number(one["bytes_per_token"])),
-        ("tokens a word", lambda one: _number(one["tokens_per_word"])),
-        ("unknown", lambda one: _percent(one["unknown_rate"], "no such token")),
-        ("never used", lambda one: f"{one['unused_tokens']:,} ({_percent(one['unused_share'], '')})"),
-        ("texts lost", lambda one: f"{one['texts_lost']:,}"),
-    ]
-    names = [unicode(one.name) for one in found]
-    print_table(("", *names), [(label, *map(show, measures)) for label, show in lines], right=names)
-    for name, one in zip(names, measures, strict=True):
-        longest = "  ".join(_piece(token["text"]) for token in one["longest_tokens"])
-        click.echo(f"longest of {name}: {longest}")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None, otherwise: str) -> str:
-    return otherwise if value is None else f"{100 * value:.2f} %"
-
-
-def _piece(text: str) -> str:
-    """Show a token's text on one line, its white space written out."""
-    shown = repr(text)
-    return unicode(
-        shown if len(shown) <= PIECE_WIDTH else f"{shown[: PIECE_WIDTH - 1]}… ({len(text)} characters)"
-    )
-
-
-def _loses_text(name: str, tally: Tally) -> Exception:
-    from codex_kernel.errors import CodexError
-
-    loss = tally.first_loss
-    where = (
-        ""
-        if loss is None
-        else f"; {loss.name}, character {loss.character:,}: {loss.expected!r} → {loss.got!r}"
-    )
-    return CodexError(f"{name} does not give back {tally.lost:,} texts{where}")
 
 
 # ── fingerprint ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -470,7 +349,7 @@ def fingerprint(
     """
     from codex_kernel.interfaces import SpecialTokens
 
-    with _opened([name], runs, override_files, sets) as [one]:
+    with opened_tokenizers([name], runs, override_files, sets) as [one]:
         if not as_json:
             click.echo(one.fingerprint)
             return

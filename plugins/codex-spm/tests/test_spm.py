@@ -14,9 +14,9 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standard_library import lost, sources
 
 from codex_kernel import BatchTokenizer, InputError, PluginError, SavedTokenizer, StorageError
+from codex_kernel.testing.source_files import files_changed, read_source, standard_library
 from codex_kernel.testing.tokenizer import TokenizerContract
 from codex_kernel.testing.toys import make_run
 from codex_spm.tokenizer import SentencePieceTokenizer
@@ -493,11 +493,11 @@ def test_a_flipped_bit_is_an_error_or_a_model_that_loses_nothing(tmp_path):
 @pytest.mark.parametrize("every", [60, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_standard_library_comes_back(tmp_path, model_type, every):
     """Every file of Python's library comes back, byte for byte, from a vocabulary trained on a few of them."""
-    texts = sources(every)
-    assert len(texts) > 1000 // every
-    some = [text[:20_000] for _, text in sources(100)]
+    files = standard_library(every)
+    assert len(files) > 1000 // every
+    some = [read_source(file)[:20_000] for file in standard_library(100)]
     tokenizer = train(tmp_path, some, model_type=model_type, vocab_size=800)
-    assert lost(tokenizer, texts) == []
+    assert files_changed(tokenizer, files) == []
 
 
 class TestTrainedBPE(TokenizerContract):
