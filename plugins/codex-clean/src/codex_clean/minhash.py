@@ -21,10 +21,12 @@ from codex_clean.shingles import Unit, hash_of, pieces, tokens_of
 from codex_kernel import Cleaned, Document
 
 _SEED = 1
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses nothing
 _SCHEME = "affine32"
 _BATCH = 4096  # shingles that are hashed at once: 2 MiB of hash values at 128 permutations
 _RECALL = 0.95  # share of the pairs exactly at the threshold that fall into a common band
-_CHUNK = 4096  # documents whose signatures lie in one array
+_CHUNK = 1 << 16  # documents whose signatures lie in one array; what is not used of it costs no memory
+_CHAIN = 256  # entries of a bucket that are looked at, the newest first: so many documents alike do not stop the work
 
 NEAR_DUPLICATE = "near duplicate"
 
@@ -51,19 +53,24 @@ class BandIndex:
     rows: int
     documents: int = field(init=False, default=0)
     _signatures: list[Any] = field(init=False, factory=list)  # chunks of [documents, permutations], uint32
+    _bits: int = field(init=False, default=12)
     _heads: Any = field(init=False, factory=lambda: np.zeros(1 << 12, dtype=np.uint32))
     _next: Any = field(init=False, factory=lambda: np.zeros(1 << 12, dtype=np.uint32))
+    _multipliers: Any = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Give each row of a band a multiplier of its own."""
+        powers = [pow(int(_MULTIPLIER), row + 1, 1 << 64) for row in range(self.rows)]
+        self._multipliers = np.array(powers, dtype=np.uint64)
 
     def most_alike(self, signature: Any) -> float:
         """Return the greatest share of equal values among the documents that share a band; 0: no document does."""
         candidates = self._candidates(self._buckets(signature))
-        if not len(candidates):
-            return 0.0
-        equal = [
-            np.count_nonzero(self._signatures[document // _CHUNK][document % _CHUNK] == signature)
-            for document in candidates
-        ]
-        return float(max(equal)) / len(signature)
+        most = 0
+        for chunk in np.unique(candidates // _CHUNK):
+            rows = self._signatures[chunk][candidates[candidates // _CHUNK == chunk] % _CHUNK]
+            most = max(most, int((rows == signature).sum(axis=1).max()))
+        return most / len(signature)
 
     def add(self, signature: Any) -> None:
         """Take in the signature of a document that is kept."""
@@ -78,26 +85,28 @@ class BandIndex:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the arrays."""
-        return sum(chunk.nbytes for chunk in self._signatures) + self._heads.nbytes + self._next.nbytes  # type: ignore[no-any-return]
+        """Bytes that are used of the arrays."""
+        signatures = sum(chunk[:1].nbytes for chunk in self._signatures[:1]) * self.documents
+        return int(signatures + self._heads.nbytes + self._next.nbytes)
 
     def _buckets(self, signature: Any) -> Any:
         """Return the bucket of each band of a signature."""
         values = signature[: self.bands * self.rows].reshape(self.bands, self.rows).astype(np.uint64)
-        hashes = np.arange(self.bands, dtype=np.uint64)
-        for row in range(self.rows):
-            hashes = (hashes ^ values[:, row]) * np.uint64(0x9E3779B97F4A7C15)
-            hashes ^= hashes >> np.uint64(29)
-        return hashes & np.uint64(len(self._heads) - 1)
+        hashes = values @ self._multipliers + np.arange(self.bands, dtype=np.uint64)
+        hashes ^= hashes >> np.uint64(32)
+        return (hashes * _MULTIPLIER) >> np.uint64(64 - self._bits)
 
     def _candidates(self, buckets: Any) -> Any:
         """Follow the chains of all bands at once, and return the documents on them, each once."""
         found = []
         entries = self._heads[buckets]
-        while len(entries := entries[entries > 0]):
+        for _ in range(_CHAIN):
+            entries = entries[entries > 0]
+            if not len(entries):
+                break
             found.append((entries - 1) // self.bands)
             entries = self._next[entries - 1]
-        return np.unique(np.concatenate(found)) if found else ()
+        return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint32)
 
     def _link(self, document: int, buckets: Any) -> None:
         first = document * self.bands
@@ -107,8 +116,8 @@ class BandIndex:
 
     def _grow(self) -> None:
         """Double the table and link every document again."""
-        size = 2 * len(self._next)
-        self._heads, self._next = np.zeros(size, dtype=np.uint32), np.zeros(size, dtype=np.uint32)
+        self._bits += 1
+        self._heads, self._next = (np.zeros(1 << self._bits, dtype=np.uint32) for _ in range(2))
         for document in range(self.documents):
             signature = self._signatures[document // _CHUNK][document % _CHUNK]
             self._link(document, self._buckets(signature))
