@@ -129,9 +129,12 @@ def _of_run(name: str, folder: RunFolder, place: Place) -> Prepared:
         raise InputError(f"{folder.path} has no {folder.data.name}: the run ended before its data was there")
     plan = place.read_run(folder.begun())
     run = folder.context(plan.seed, place.cache, place.report, NeverStop(), frozenset())
-    tokenizer = load_tokenizer(plan.hooks(), run, folder.tokenizer)
+    hooks = plan.hooks()
+    tokenizer = load_tokenizer(hooks, run, folder.tokenizer)
     check_same_tokenizer(about, plan, tokenizer)
-    return _read(name, _key_of(about, folder), place, tokenizer, again=str(folder.resolved))
+    found = _read(name, _key_of(about, folder), place, tokenizer, again=str(folder.resolved))
+    mixing = hooks.mixing()
+    return found if mixing is None else evolve(found, data=found.data.mixed(found.data.mixture_of(mixing)))
 
 
 def _key_of(about: dict[str, Any], folder: RunFolder) -> str:

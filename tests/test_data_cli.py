@@ -139,6 +139,21 @@ def test_a_run_and_a_key_can_be_shown_too(workplace):
     assert "97 100 100" in workplace.codex("data", "show", key[:10], "--block", "0").out
 
 
+def test_blocks_come_in_the_order_of_training(workplace):
+    """Without --block, a manifest and its run show the same first blocks, those of the weights of a mixture."""
+    workplace.write("rare.jsonl", '{"text": "rare"}\n')
+    often = '{"type": "jsonl", "paths": ["data.jsonl"]}'
+    rare = '{"type": "jsonl", "paths": ["rare.jsonl"]}'
+    dataset = (
+        f'{{"type": "mixture", "sources": {{"o": {often}, "r": {rare}}}, "weights": {{"o": 0, "r": 1}}}}'
+    )
+    workplace.write("mixed.yaml", MANIFEST.replace("{type: jsonl, paths: [data.jsonl]}", dataset))
+    by_manifest = workplace.codex("data", "show", "mixed.yaml", "--blocks", "1")
+    assert "⟦r⟧are" in by_manifest.out, by_manifest.err
+    assert workplace.codex("run", "mixed.yaml", "--run-dir", "mixed").code == 0
+    assert workplace.codex("data", "show", "mixed", "--blocks", "1").out == by_manifest.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

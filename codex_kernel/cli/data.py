@@ -131,8 +131,8 @@ def show(  # noqa: PLR0913 - click passes each option by name
     """Show blocks of SOURCE as the model sees them: a manifest, a run, or the key of a token store.
 
     What is only read, never trained, is dim on a terminal and stands in ⟦ ⟧ elsewhere: prompts, and the first token of
-    each piece, which nothing foretells. Without --block the blocks come in the order of training. A key alone names no
-    tokenizer: its tokens are shown as numbers.
+    each piece, which nothing foretells. Without --block the blocks come in the order of training. A key alone names
+    neither tokenizer nor order: its tokens are shown as numbers, and its blocks as they are stored.
     """
     from codex_kernel.cli.data_views import block_json, print_block
     from codex_kernel.data.show import shown
@@ -147,7 +147,7 @@ def show(  # noqa: PLR0913 - click passes each option by name
             raise InputError(
                 f"there is no block {outside[0]:,}: the {split} split has {len(chosen):,}, from 0 on"
             )
-        if not numbers and split == "train":
+        if not numbers and split == "train" and found.tokenizer is not None:
             numbers = tuple(found.data.samples(0, min(blocks, len(chosen))).tolist())
         views = shown(chosen, numbers or range(min(blocks, len(chosen))), found.tokenizer)
         if as_json:
