@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+from pathlib import Path
 
 import attrs
 import pytest
@@ -282,7 +283,9 @@ def test_rules_are_chosen_by_name():
     keyword = FOUND["keyword"][0]
     assert clean(keyword) == keyword
     assert clean(keyword, enable=["keyword"]) == 'password = "<REDACTED:keyword>"'
-    with pytest.raises(ValueError, match=r"enable: expected names among .*stripe-key"):
+    with pytest.raises(
+        ValueError, match=r"enable: expected names of rules, got 'strip-key' \(did you mean 'stripe-key'\?\)"
+    ):
         Secrets(enable=["strip-key"])
     with pytest.raises(ValueError, match="stripe-key in both"):
         Secrets(enable=["stripe-key"], disable=["stripe-key"])
@@ -325,6 +328,12 @@ def test_gates_only_save_time(monkeypatch):
             open_rule = attrs.evolve(rule, gate=(), word=0)
             for text in texts:
                 assert [*rule.find(Searched(text))] == [*open_rule.find(Searched(text))], (rule.name, text)
+
+
+def test_the_readme_names_every_rule():
+    """The package's page lists each rule by the name that manifests and counts use."""
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
 
 
 def test_the_settings_of_the_library_stay_as_they_are():

@@ -59,7 +59,7 @@ class Decontaminate:
     def _check_files(self, _attribute: object, files: list[str]) -> None:
         """Raise ValueError where there is nothing to look for."""
         if not files:
-            raise ValueError("files: expected at least one evaluation file, got an empty list")
+            raise ValueError("expected at least one evaluation file, got an empty list")
 
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:

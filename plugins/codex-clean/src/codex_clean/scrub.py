@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Literal
 
 from attrs import frozen
@@ -113,4 +114,6 @@ def chosen(names: Sequence[str], known: Sequence[str], option: str) -> None:
     """Raise ValueError where a name is not that of a rule."""
     for name in names:
         if name not in known:
-            raise ValueError(f"{option}: expected names among {', '.join(sorted(known))}; got {name!r}")
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+            raise ValueError(f"{option}: expected names of rules, got {name!r} ({hint})")
