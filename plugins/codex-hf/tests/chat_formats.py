@@ -91,6 +91,9 @@ GENERATION = """\
     {%- endif %}
 {%- endfor %}
 """
+SPACED = """\
+{% for message in messages %}{{ '<s> ' + message['role'] + ': ' + message['content'] + '  \\n </s>\\n' }}{% endfor %}
+"""
 EOS, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 DEEPSEEK_BOS, DEEPSEEK_EOS = (
     "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
@@ -102,7 +105,8 @@ DEEPSEEK_BOS, DEEPSEEK_EOS = (
 class Format:
     """A template with its special tokens, and what it writes after what the assistant says, which is trained.
 
-    `strips`: the template takes white space around contents away; `rstrip`: special tokens that take what follows.
+    `strips`: the template takes white space around contents away; `rstrip` and `lstrip`: special tokens
+    that take the white space after or before them.
     """
 
     template: str
@@ -112,6 +116,7 @@ class Format:
     bos: str | None = None
     kind: str = "bytes"
     rstrip: tuple[str, ...] = ()
+    lstrip: tuple[str, ...] = ()
     strips: bool = False
     system: bool = True
 
@@ -151,6 +156,7 @@ FORMATS = {
     ),
     "zephyr": Format(ZEPHYR, ("<s>", "</s>"), "</s>", "</s>", kind="words after all"),
     "deepseek": Format(DEEPSEEK, (DEEPSEEK_BOS, DEEPSEEK_EOS), DEEPSEEK_EOS, DEEPSEEK_EOS, bos=DEEPSEEK_BOS),
+    "spaced": Format(SPACED, ("<s>", "</s>"), "</s>", "</s>", bos="<s>", lstrip=("</s>",)),
     "generation": Format(GENERATION, (EOS, IM_START, IM_END), IM_END, IM_END),
 }
 
@@ -160,7 +166,13 @@ def stored_backend(name: str) -> str:
     """Return the vocabulary of a format, as its tokenizer.json."""
     chat_format = FORMATS[name]
     special = [
-        AddedToken(token, special=True, normalized=False, rstrip=token in chat_format.rstrip)
+        AddedToken(
+            token,
+            special=True,
+            normalized=False,
+            rstrip=token in chat_format.rstrip,
+            lstrip=token in chat_format.lstrip,
+        )
         for token in chat_format.specials
     ]
     by_bytes = chat_format.kind.startswith("bytes")

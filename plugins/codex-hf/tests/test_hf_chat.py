@@ -12,6 +12,7 @@ from chat_formats import CHATML, EOS, FORMATS, GENERATION, IM_END, IM_START, our
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codex_hf.chat_spans import SpecialTexts
 from codex_kernel import ConversationError, InputError, Message
 from codex_kernel.testing.chat import conversation
 
@@ -108,6 +109,7 @@ def test_white_space_is_trained_as_the_template_leaves_it(name):
     form = FORMATS[name]
     for run, said in zip(found, ["  lead and trail \n\n", "\tok "], strict=True):
         kept = said.strip() if form.strips else said.lstrip() if form.rstrip else said
+        kept = kept.rstrip() if form.lstrip else kept
         assert run.removesuffix(form.after).strip(" ") == kept.strip(" ")
 
 
@@ -180,6 +182,15 @@ def test_turns_without_end_are_refused():
     assert len(runs("chatml", encoded("chatml", *read, template=PLAIN))) == 1
 
 
+def test_an_end_after_the_next_question_is_none():
+    """A special token that comes only after somebody else has spoken ends no turn; the last one is ended by it."""
+    template = PLAIN + "{{ '<|im_end|>' }}"
+    with pytest.raises(ConversationError, match=r"no special token after message 2 \(assistant\)"):
+        encoded("chatml", *TALK, template=template)
+    chat = encoded("chatml", *TALK[:2], template=template)
+    assert runs("chatml", chat) == [f"the answer\n\n{IM_END}"]
+
+
 def test_the_next_turn_may_end_the_one_before():
     """Where a special token of the next turn is the first after an answer, it is what ends it."""
     template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}{% endfor %}"
@@ -211,6 +222,25 @@ def test_a_token_pieced_together_is_text():
     specials = our_tokenizer("chatml").special_tokens
     assert specials[IM_START] not in chat.ids
     assert chat.ids.count(specials[IM_END]) == 2
+
+
+def test_of_two_tokens_the_first_and_longest_is_meant():
+    """A token of plain text may overlap a special one: which of them it is, the tokenizers library has settled."""
+    specials = SpecialTexts.of({"<a>": 1, "<a><b>": 2, "[w]": 3}, ["[w]"], ["x<a", "<a>!", "yes", "[w]no"])
+    found = [
+        (text, token)
+        for text in ("<a><b>", "x<a>", "<a>!", "<a>", "no[w]", "[w]", "-[w]-")
+        for token in [[token for _, _, token in specials.found(text, 0, len(text))]]
+    ]
+    assert found == [
+        ("<a><b>", [2]),
+        ("x<a>", []),
+        ("<a>!", []),
+        ("<a>", [1]),
+        ("no[w]", []),
+        ("[w]", [3]),
+        ("-[w]-", [3]),
+    ]
 
 
 def test_characters_of_private_use_come_back():
