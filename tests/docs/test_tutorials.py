@@ -85,6 +85,7 @@ def test_the_first_plugin_is_as_the_tutorial_shows(tmp_path):
         "own-data",
         "mixture",
         "tokenizers",
+        "code-tokenizers",
         "chat",
         "cleaning",
         "look-at-data",
