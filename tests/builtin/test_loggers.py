@@ -306,5 +306,5 @@ def test_bytes_of_a_model_are_shown_as_far_as_they_go():
     """Bytes that are no UTF-8 become U+FFFD, and an id that is none is refused."""
     tokenizer = BytesTokenizer().codex_tokenizer()
     assert tokenizer.decode([0xFF, 0x61, 256]) == "\ufffda"
-    with pytest.raises(ValueError, match="range"):
+    with pytest.raises(InputError, match="expected ids in 0 … 256, got 257"):
         tokenizer.decode([257])
