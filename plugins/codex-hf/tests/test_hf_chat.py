@@ -12,6 +12,7 @@ from chat_formats import CHATML, EOS, FORMATS, GENERATION, IM_END, IM_START, our
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codex_hf.chat import Replaced, marked_ids
 from codex_hf.chat_spans import SpecialTexts
 from codex_kernel import ConversationError, InputError, Message
 from codex_kernel.testing.chat import conversation
@@ -159,6 +160,13 @@ def test_bytes_count_text_alone():
     """The bytes are those of the assistant's text: special tokens stand for none, shared characters count once."""
     assert encoded("chatml", *conversation("question", "ab 🙂é")).text_bytes == 3 + 4 + 2
     assert encoded("chatml", *conversation("question", "ab"), *conversation("more", "cd")).text_bytes == 4
+
+
+def test_a_token_without_characters_goes_with_the_next_one():
+    """A mark of a word's beginning that covers no character is trained where the word is; it stands for no bytes."""
+    replaced = Replaced("ab cd", bytearray([0, 0, 0, 1, 1]), [])
+    chat = marked_ids(replaced, [1, 2, 3, 4], [], [(0, 0), (0, 2), (3, 3), (3, 5)])
+    assert (chat.trained, chat.text_bytes) == ([False, False, True, True], 2)
 
 
 # ── what ends a turn ──────────────────────────────────────────────────────────────────────────────────────────────

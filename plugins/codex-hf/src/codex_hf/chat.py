@@ -162,7 +162,7 @@ class ChatEncoder:
                 )
             for place, token in zip(places, written, strict=True):
                 ids[place] = token
-            chat = _chat_ids(each, ids, places, encoding.offsets)
+            chat = marked_ids(each, ids, places, encoding.offsets)
             chats.append(_ended(chat, self.eos_id) if conversation.add_eos else chat)
         return chats
 
@@ -199,7 +199,7 @@ def replace_specials(conversation: LaidOut, aliased: Aliased) -> Replaced:
     return Replaced("".join(pieces), trained, aliases)
 
 
-def _chat_ids(
+def marked_ids(
     replaced: Replaced, ids: list[int], specials: list[int], offsets: Sequence[tuple[int, int]]
 ) -> ChatIds:
     """Return the ids with a mark for each: a token is trained where a character of it is.
