@@ -69,6 +69,8 @@ class TestTrainedBPE(TokenizerContract):
 
 
 class TestTrainedBPEWithSpecialTokens(TokenizerContract):
+    examples = 20
+
     def make(self, folder):
         return HFBPETokenizer(vocab_size=300, special_tokens=["<pad>", "<|im_end|>"], eos_token="</s>")
 
@@ -88,6 +90,8 @@ class TestTrainedWordPiece(TokenizerContract):
 
 
 class TestBPEOfAFile(TokenizerContract):
+    examples = 20
+
     def make(self, folder):
         if not (folder / "stored").exists():
             stored(folder / "stored")
@@ -95,6 +99,8 @@ class TestBPEOfAFile(TokenizerContract):
 
 
 class TestPretrained(TokenizerContract):
+    examples = 20
+
     def make(self, folder):
         if not (folder / "stored").exists():
             stored(folder / "stored")
@@ -198,6 +204,13 @@ def test_a_file_that_is_missing_or_broken_is_named(tmp_path):
     assert plugin.codex_preflight(tmp_path) == []
     with pytest.raises(InputError, match=r"none\.json is not a tokenizer\.json"):
         plugin.codex_tokenizer(make_run(tmp_path), None, None)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    """A vocabulary of BPE is no vocabulary of WordPiece, though it could be loaded."""
+    file = stored(tmp_path / "source") / "tokenizer.json"
+    with pytest.raises(InputError, match="is a vocabulary of BPE, and tokenizer hf-wordpiece is one of Word"):
+        HFWordPieceTokenizer(path=file).codex_tokenizer(make_run(tmp_path), None, None)
 
 
 def test_other_tools_open_what_is_kept(tmp_path):
@@ -655,3 +668,33 @@ def test_a_file_that_changes_is_found(tmp_path):
     (tmp_path / "latin.py").write_bytes(b"# \xe9\n")
     files = sorted(tmp_path.glob("*.py"))
     assert [file.name for file in files_changed(Lossy(), files)] == ["bad.py", "latin.py"]
+
+
+def test_a_tokenizer_in_the_manner_of_sentencepiece_is_used_as_it_is(tmp_path):
+    """A vocabulary with a mark for spaces and bytes to fall back on, as Llama 2 has, loses nothing and stays."""
+    letters = sorted(set("".join(CORPUS)) - {" "})
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            {t: n for n, t in enumerate(tokens)}, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    (tmp_path / "llama").mkdir()
+    backend.save(str(tmp_path / "llama" / "tokenizer.json"))
+    tokenizer = load(tmp_path / "llama", eos_token="</s>")
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in CORPUS] == list(CORPUS)
+    ids, spans = tokenizer.encode_with_offsets("a b")
+    assert list(ids) == list(tokenizer.encode("a b"))
+    assert spans[-1] == (2, 3)

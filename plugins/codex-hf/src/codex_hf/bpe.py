@@ -23,6 +23,7 @@ class HFBPETokenizer(TrainedOptions):
     """Byte-level BPE of the `tokenizers` library; any text round-trips, and no token is ever unknown."""
 
     name: ClassVar[str] = "hf-bpe"
+    model: ClassVar[str] = "BPE"
     base_tokens: ClassVar[int] = 256
 
     vocab_size: int = option(

@@ -15,7 +15,7 @@ from attrs import fields, frozen
 from codex_hf.chat_template import template_problems
 from codex_hf.fast_tokenizer import CONFIG_FILE, TOKENIZER_FILE, FastTokenizer, companion_config
 from codex_hf.tokenizer_file import fast_tokenizer, first_loss, load_fast_tokenizer
-from codex_kernel import CorpusText, PluginError, RunContext, hookimpl, option
+from codex_kernel import CorpusText, InputError, PluginError, RunContext, hookimpl, option
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,6 +32,8 @@ class TrainedOptions:
 
     name: ClassVar[str]
     """As the manifest writes it."""
+    model: ClassVar[str]
+    """As the tokenizers library calls it."""
     base_tokens: ClassVar[int]
     """Tokens that every vocabulary has, special ones aside."""
 
@@ -125,9 +127,16 @@ class TrainedOptions:
         raise NotImplementedError
 
     def _load(self, file: Path, run: RunContext) -> FastTokenizer:
-        return load_fast_tokenizer(
+        tokenizer = load_fast_tokenizer(
             file, self.eos_token, self._files(), pad_token=self.pad_token, report=run.report
         )
+        found = type(tokenizer.backend.model).__name__
+        if found != self.model:
+            raise InputError(
+                f"{file} is a vocabulary of {found}, and tokenizer {self.name} is one of {self.model}",
+                remedy="name the tokenizer that the file is of; hf takes any, as the folder of a pretrained model",
+            )
+        return tokenizer
 
     def _files(self) -> dict[str, bytes]:
         return {CONFIG_FILE: companion_config(self.eos_token, pad_token=self.pad_token)}

@@ -32,6 +32,7 @@ class HFUnigramTokenizer(TrainedOptions):
     """
 
     name: ClassVar[str] = "hf-unigram"
+    model: ClassVar[str] = "Unigram"
     base_tokens: ClassVar[int] = 256
 
     vocab_size: int = option(

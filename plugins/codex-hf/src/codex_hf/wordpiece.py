@@ -28,6 +28,7 @@ class HFWordPieceTokenizer(TrainedOptions):
     """WordPiece of the `tokenizers` library on bytes: the longest token first; any text round-trips."""
 
     name: ClassVar[str] = "hf-wordpiece"
+    model: ClassVar[str] = "WordPiece"
     base_tokens: ClassVar[int] = 512
 
     vocab_size: int = option(
