@@ -1,7 +1,7 @@
 """What the data costs: encoding, training a vocabulary, packing, reading back, going on, and memory.
 
     python benchmarks/data.py [encode] [train] [pack] [read] [resume] [memory] [--rounds 3] [--json]
-                              [--corpus-mb 512] [--limit-mb 256]
+                              [--corpus-mb 320] [--limit-mb 200]
 
 One rule: the ways of doing a thing take turns in one process (or in processes of their own, in turns), and only the
 ratio within a round counts: a busy machine changes the times.
@@ -28,13 +28,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import asdict, frozen
-from source_code import documents, functions, write_jsonl
+from attrs import asdict
+from data_commands import memory, resume
+from source_code import VOCAB_SIZE, documents, functions, texts_of, vocabulary
+from turns import Row, in_turns, ratio, shown
 
 from codex_kernel import Document
 from codex_kernel.data import order
@@ -45,42 +47,7 @@ from codex_kernel.data.options import DataOptions
 from codex_kernel.data.store import TokenData
 from codex_kernel.testing import make_run
 
-ROOT = Path(__file__).resolve().parents[1]
-VOCAB_SIZE = 8192
 BATCH, SEQ_LEN = 32, 256
-STEPS = (10, 1_000_000)
-
-
-@frozen
-class Row:
-    """One result: what was measured, how much, its ratio to the reference of the same round, and what is asked for."""
-
-    case: str
-    what: str
-    value: float
-    unit: str
-    ratio: float | None = None
-    to: str = ""
-    target: str = ""
-
-
-def in_turns(
-    ways: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Return the seconds of each way, round by round, after a first round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            began = clock()
-            way()
-            if number:
-                seconds[name].append(clock() - began)
-    return seconds
-
-
-def ratio(of: list[float], to: list[float]) -> float:
-    """Return how many times as long the second takes as the first: the median over the rounds."""
-    return statistics.median(b / a for a, b in zip(of, to, strict=True))
 
 
 def child(case: str, *arguments: object, threads: int = 1, **how: Any) -> Any:
@@ -100,20 +67,6 @@ def child(case: str, *arguments: object, threads: int = 1, **how: Any) -> Any:
 
 
 # ── encode, train ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def texts_of(megabytes: float) -> list[str]:
-    """Return files of source code, spread over the whole corpus, of about that size."""
-    texts = [document.text for document in documents()]
-    step = max(1, round(sum(map(len, texts)) / (megabytes * 1e6)))
-    return texts[::step]
-
-
-def vocabulary(folder: Path, texts: list[str]) -> Any:
-    """Train a vocabulary as a run does."""
-    from codex_hf.bpe import HFBPETokenizer
-
-    return HFBPETokenizer(vocab_size=VOCAB_SIZE).codex_tokenizer(make_run(folder), texts, None)
 
 
 def encode(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -297,183 +250,10 @@ def read(arguments: argparse.Namespace) -> Iterator[Row]:
                 )
 
 
-# ── resume ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-FIRST_BATCH = '''
-"""A trainer that claims to be at a step, saves, and on resume says when its first batch is there."""
-import json, time
-from attrs import frozen
-from codex_kernel import CheckpointState, Progress, TrainResult, hookimpl
-
-@frozen
-class FirstBatch:
-    step: int = 10
-
-    @hookimpl
-    def codex_trainer(self, run, parts):
-        return _Loop(self, run, parts)
-
-@frozen(eq=False)
-class _Loop:
-    options: FirstBatch
-    run: object
-    parts: object
-
-    def fit(self, state):
-        step = state.values["trainer.json"]["step"] if state else self.options.step
-        batch = self.parts.data.train.gather(self.parts.data.samples(step * 32, 32))
-        (self.run.folder / "first-batch.json").write_text(json.dumps([time.time(), batch.sample_ids_B.tolist()]))
-        progress = Progress(step, None, 0.0, 1, 1)
-        self.run.report.metrics(progress, {"loss": 1.0})
-        self.parts.checkpointer.save(step, CheckpointState({}, {"trainer.json": {"step": step}}), {})
-        return TrainResult(progress, {"train/loss": 1.0}, "asked to stop", 15)
-'''
-MANIFEST = """\
-name: first-batch
-dataset: {type: python-source, distributions: [sympy, networkx]}
-tokenizer: bytes
-data: {seq_len: 256}
-model: toy
-trainer: {type: first-batch}
-checkpointer: toy
-"""
-
-
-def resume(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Start `codex resume` in turns on two runs that differ in their step alone."""
-    sys.path.insert(0, str(ROOT))
-    from tests.toys import install, install_toys
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        install_toys(folder / "site")
-        plugins = {"codex.trainers": {"first-batch": "first_batch:FirstBatch"}}
-        install(folder / "site", "first-batch", plugins, modules={"first_batch": FIRST_BATCH})
-        (folder / "manifest.yaml").write_text(MANIFEST)
-        for step in STEPS:
-            codex(folder, "run", "manifest.yaml", "--set", f"trainer.step={step}", "--run-dir", f"at-{step}")
-        codex(folder, "--version")
-        ways: dict[str, Callable[[], float]] = {
-            **{
-                f"codex resume, at step {step:,}": lambda step=step: until_batch(folder, step)
-                for step in STEPS
-            },
-            "codex --version": lambda: codex(folder, "--version"),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(arguments.rounds + 2):
-            for way, measured in ways.items():
-                if (found := measured()) and number:
-                    seconds[way].append(found)
-        early = seconds[f"codex resume, at step {STEPS[0]:,}"]
-        for number, (way, found) in enumerate(seconds.items()):
-            target = "about 1" if number == 1 else ""
-            yield Row(
-                "resume", way, statistics.median(found), "s", ratio(found, early), f"step {STEPS[0]}", target
-            )
-
-
-def codex(folder: Path, *arguments: str) -> float:
-    """Run a command and return its seconds."""
-    began = time.perf_counter()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder / "site"),
-        "CODEX_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "codex_kernel", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode not in {0, 143}:  # 143: the trainer says that SIGTERM stopped it
-        raise SystemExit(f"codex {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
-    return time.perf_counter() - began
-
-
-def until_batch(folder: Path, step: int) -> float:
-    """Return the seconds from the start of `codex resume` until it has its first batch."""
-    run = folder / f"at-{step}"
-    began = time.time()
-    codex(folder, "resume", str(run))
-    told, ids = json.loads((run / "first-batch.json").read_text())
-    if told < began or not ids:
-        raise SystemExit(f"{run}: there was no batch")
-    return float(told - began)
-
-
-# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def memory(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Build the data of a corpus that is larger than the memory the process may have."""
-    for tokenizer in arguments.tokenizer or ["bytes"]:
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-            folder = Path(name)
-            size = write_jsonl(folder / "corpus.jsonl", arguments.corpus_mb * 10**6)
-            section = "bytes"
-            if tokenizer != "bytes":
-                (folder / "tokenizer").mkdir()
-                vocabulary(folder, texts_of(4)).save(folder / "tokenizer")
-                section = "{type: hf-bpe, path: tokenizer/tokenizer.json}"
-            (folder / "manifest.yaml").write_text(
-                f"name: memory\ndataset: {{type: jsonl, paths: [corpus.jsonl]}}\ntokenizer: {section}\n"
-                "model: {type: hf-causal-lm, config: {model_type: llama}}\ntrainer: {type: torch, max_steps: 1}\n"
-            )
-            for limit in (arguments.limit_mb, None):
-                found = child("memory", folder, limit or 0, cwd=folder)
-                what = f"limit {limit} MB" if limit else "no limit, from the cache"
-                peak = found["peak_bytes"]
-                yield Row(
-                    "memory",
-                    f"{tokenizer}, {size / 1e6:,.0f} MB of text, {what}, {found['seconds']:.0f} s",
-                    peak / 1e6,
-                    "MB peak",
-                    peak / size,
-                    "the corpus",
-                    "< 1",
-                )
-
-
-def memory_child(folder: str, limit_mb: str) -> dict[str, Any]:
-    """Run `codex data build` in a child that has this limit, and return its peak."""
-    import resource
-
-    def limited() -> None:
-        if int(limit_mb):
-            resource.setrlimit(resource.RLIMIT_DATA, (int(limit_mb) * 10**6,) * 2)
-
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "codex_kernel", "data", "build", "manifest.yaml"],
-        cwd=folder,
-        env={**os.environ, "CODEX_CACHE": str(Path(folder, "cache"))},
-        preexec_fn=limited,
-        stdout=sys.stderr,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"codex data build: exit code {done.returncode}")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return {"peak_bytes": peak, "seconds": time.perf_counter() - began}
-
-
 # ── all ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CASES = {"encode": encode, "train": train, "pack": pack, "read": read, "resume": resume, "memory": memory}
-CHILDREN = {"encode": encode_child, "train": train_child, "memory": memory_child}
-
-
-def shown(row: Row) -> str:
-    """Return a row of the table."""
-    digits = 0 if row.value >= 1000 else 3 if row.unit in {"filled", "share", "s"} else 1  # noqa: PLR2004
-    against = f"{row.ratio:6.2f} x {row.to}" if row.ratio is not None else ""
-    target = f"  ({row.target})" if row.target else ""
-    return f"{row.case:<8} {row.what:<58} {row.value:>12,.{digits}f} {row.unit:<10} {against}{target}"
+CHILDREN = {"encode": encode_child, "train": train_child}
 
 
 def main() -> None:
@@ -481,8 +261,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="case")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--corpus-mb", type=int, default=512)
-    parser.add_argument("--limit-mb", type=int, default=256)
+    parser.add_argument("--corpus-mb", type=int, default=320)
+    parser.add_argument("--limit-mb", type=int, default=200)
     parser.add_argument("--tokenizer", choices=["bytes", "hf-bpe"], action="append", help="of `memory`")
     parser.add_argument("--folder", type=Path, help="where the large corpus is written")
     parser.add_argument("--json", action="store_true", help="print a JSON object")

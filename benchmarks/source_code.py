@@ -10,12 +10,14 @@ import json
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from codex_kernel import Document
 from codex_kernel.builtin.python_source import PythonSource
 from codex_kernel.testing import make_run
 
 DISTRIBUTIONS = ["networkx", "sympy"]
+VOCAB_SIZE = 8192
 
 
 @cache
@@ -60,3 +62,17 @@ def write_jsonl(path: Path, size: int) -> int:
             written += len(text.encode())
             number += 1
     return written
+
+
+def texts_of(megabytes: float) -> list[str]:
+    """Return files of source code, spread over the whole corpus, of about that size."""
+    texts = [document.text for document in documents()]
+    step = max(1, round(sum(map(len, texts)) / (megabytes * 1e6)))
+    return texts[::step]
+
+
+def vocabulary(folder: Path, texts: list[str]) -> Any:
+    """Train a vocabulary as a run does."""
+    from codex_hf.bpe import HFBPETokenizer
+
+    return HFBPETokenizer(vocab_size=VOCAB_SIZE).codex_tokenizer(make_run(folder), texts, None)
