@@ -190,7 +190,7 @@ def test_a_lossy_file_is_refused_for_training_data(tmp_path):
     folder = stored(
         tmp_path / "lossy", lambda backend: setattr(backend, "normalizer", normalizers.Lowercase())
     )
-    with pytest.raises(PluginError, match="the tokenizer loses text"):
+    with pytest.raises(InputError, match="the tokenizer loses text"):
         HFBPETokenizer(path=folder / "tokenizer.json").codex_tokenizer(make_run(tmp_path), CORPUS, None)
 
 
@@ -319,7 +319,7 @@ def test_special_tokens_are_named(tmp_path, kind):
 def test_a_special_token_that_text_is_made_of_is_refused(tmp_path, token):
     """A special token that would be the id of ordinary text ends the training with an error."""
     corpus = ["def f(a):\n    return a\n" * 30]
-    with pytest.raises(PluginError, match="the tokenizer loses text") as refused:
+    with pytest.raises(InputError, match="the tokenizer loses text") as refused:
         trained(tmp_path, corpus, special_tokens=[token], vocab_size=320)
     assert "<|name|>" in refused.value.remedy
 

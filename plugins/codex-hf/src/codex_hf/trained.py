@@ -167,7 +167,7 @@ class TrainedOptions:
         return tokenizer
 
     def _require_round_trip(self, tokenizer: FastTokenizer, corpus: CorpusText) -> None:
-        """Raise PluginError where a probe or a sample of the corpus does not come back as it was."""
+        """Raise InputError where a probe or a sample of the corpus does not come back as it was."""
         loss = first_loss(tokenizer, corpus)
         if loss is None:
             return
@@ -175,7 +175,7 @@ class TrainedOptions:
             remedy = "spell special tokens as no text does, such as <|name|>"
         else:
             remedy = "use a byte-level vocabulary without normaliser; leave tokenizer.path out to train one"
-        raise PluginError(f"the tokenizer loses text: {loss}", remedy=remedy)
+        raise InputError(f"the tokenizer loses text: {loss}", remedy=remedy)
 
 
 def _batches(run: RunContext, corpus: CorpusText) -> Iterator[list[str]]:
