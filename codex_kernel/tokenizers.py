@@ -28,7 +28,7 @@ from codex_kernel.build import (
 from codex_kernel.catalog import Catalog
 from codex_kernel.data.activity import Activity
 from codex_kernel.durable import json_bytes, read_json, storage_errors, sync_folder, sync_tree
-from codex_kernel.errors import InputError, ManifestError, Problem
+from codex_kernel.errors import CodexError, InputError, ManifestError, Problem
 from codex_kernel.foretell import NeverStop
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
@@ -37,7 +37,6 @@ from codex_kernel.interfaces import (
     RunContext,
     SavedTokenizer,
     Tokenizer,
-    TrainedTokenizer,
 )
 from codex_kernel.manifest import Section
 from codex_kernel.option_types import did_you_mean
@@ -272,20 +271,30 @@ def train(manifest: Path, output: Path, place: Place) -> dict[str, Any]:
         raise InputError(f"{output} is there already", remedy="name a new folder, or delete that one")
     plan = place.read_plan(manifest)
     with tempfile.TemporaryDirectory(prefix="codex-tokenizer-") as folder:
+        _require_training(plan, place, Path(folder))
         made = _of_manifest(str(manifest), plan, place, Path(folder))
-    if isinstance(made.tokenizer, TrainedTokenizer) and not made.tokenizer.trained:
-        raise _not_trained(made, "reads a file")
     if not isinstance(made.tokenizer, SavedTokenizer):
-        raise _not_trained(made, "has no vocabulary")
+        raise _not_trained(made.made_by, "has no vocabulary")
     record = {**_about(made, plan.seed), "corpus": _corpus_facts(made.texts or (), place.report)}
     write_trained(made.tokenizer, record, output)
     return record
 
 
-def _not_trained(made: Opened, why: str) -> InputError:
-    entry = made.made_by.entry
+def _require_training(plan: Plan, place: Place, folder: Path) -> None:
+    """Raise InputError for a tokenizer that needs no corpus: it is asked to do without one."""
+    plan = _narrowed(plan)
+    hooks = preflight(plan, place.base, place.cache)
+    try:
+        tokenizer = hooks.tokenizer(_context(place, folder, plan.seed), None, None)
+    except CodexError:
+        return  # it is made with the corpus; whatever else is wrong is found then
+    why = "reads a file" if isinstance(tokenizer, SavedTokenizer) else "has no vocabulary"
+    raise _not_trained(plan.of_kind("tokenizer")[0], why)
+
+
+def _not_trained(chosen: Chosen, why: str) -> InputError:
     return InputError(
-        f"{entry} {why}: there is nothing to train", remedy="choose another tokenizer in the manifest"
+        f"{chosen.entry} {why}: there is nothing to train", remedy="choose another tokenizer in the manifest"
     )
 
 

@@ -51,14 +51,18 @@ class Vocabulary:
 class Words:
     upper: bool = False
     path: str | None = None
+    beside: str | None = None
 
     @hookimpl
     def codex_tokenizer(self, corpus, saved):
         if saved is not None:
-            return Vocabulary(json.loads((saved / "words.json").read_text()), self.path is None)
+            return Vocabulary(json.loads((saved / "words.json").read_text()), trained=False)
         if self.path is not None:
             return Vocabulary(["read", "from", "a", "file"], trained=False)
-        return Vocabulary(sorted({word.upper() if self.upper else word for text in corpus for word in text.split()}))
+        if corpus is None:
+            raise ValueError("nothing to train on")
+        words = {word.upper() if self.upper else word for text in corpus for word in text.split()}
+        return Vocabulary(sorted(words), trained=self.beside is None)
 """
 
 
@@ -277,6 +281,13 @@ def test_training_twice_gives_the_same_bytes_and_never_overwrites(place):
     said = place.codex("tokenizer", "train", "words.yaml", "--output", "one")
     assert said.code == 2
     assert "one is there already" in said.err
+
+
+def test_a_tokenizer_that_the_cache_may_not_keep_is_trained(place):
+    """What reads a file beside the corpus, as a chat template is, is trained nevertheless."""
+    arguments = ("train", "words.yaml", "--set", "tokenizer.beside=template", "--output")
+    digests = {answer(place, *arguments, name)["fingerprint"] for name in ("beside-1", "beside-2")}
+    assert digests == {answer(place, "fingerprint", "words.yaml")["fingerprint"]}
 
 
 def test_a_tokenizer_that_is_read_from_a_file_is_not_trained(place):
