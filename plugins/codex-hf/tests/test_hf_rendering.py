@@ -129,6 +129,17 @@ def test_what_is_no_template_is_an_error(template, message):
         Renderer(template, {}).check()
 
 
+def test_warnings_hold_up_nothing():
+    """A template that Python has thousands of warnings for is rendered: nobody waits until somebody reads them."""
+    renderer = Renderer("{{ 1[1:2] if 0 }}\n" * 1000 + ECHO, {})
+    deadline = threading.Timer(_PATIENCE_SECONDS, lambda: process_of(renderer).kill())
+    deadline.start()
+    try:
+        assert renderer.render([TALK])[0].text.endswith("questionanswer")
+    finally:
+        deadline.cancel()
+
+
 def test_one_conversation_does_not_spoil_the_next():
     """An error names the conversation that it is about, and the next ones are rendered as ever."""
     template = "{% if messages[0].content == 'loop' %}{% for a in range(90000) %}{% for b in range(90000) %}"

@@ -8,6 +8,7 @@ that a death says which one was its cause. It ends with its input, or after a wh
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import select
@@ -300,6 +301,9 @@ def _valid(value: Any) -> Any:
 
 def _limit_process() -> None:
     """Let nobody's settings, handed down from the parent, keep the limits from ending this process."""
+    os.set_blocking(
+        sys.stderr.fileno(), False
+    )  # nobody reads it meanwhile, and a full pipe takes no processor time
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
