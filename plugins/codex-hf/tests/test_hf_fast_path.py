@@ -164,6 +164,25 @@ def test_a_run_of_white_space_is_left_to_the_library(small_sample):
     assert left == [1, 2]
 
 
+@pytest.mark.slow
+def test_a_file_of_line_breaks_is_one_piece():
+    """Ten million line breaks, over which an expression that may step back gives up, are one piece."""
+    text = "\n" * 10_100_000
+    pieces = pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated").pre_tokenize_str(text)
+    assert [span for _, span in pieces] == [(0, len(text))]
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.text(" \t\r\nx1="))
+def test_line_breaks_need_no_way_back(text):
+    """The expression cuts as it would if line breaks could be given back one by one."""
+    cuts = [
+        pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated").pre_tokenize_str(text)
+        for pattern in (PIECES, PIECES.replace("++", "+"))
+    ]
+    assert cuts[0] == cuts[1]
+
+
 def test_a_long_line_takes_the_core(small_sample):
     """A line without any space, as minified files have it, is encoded by the core."""
     path, _ = proven(library())

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     import tokenizers
 
 # Words take the character before them (a space, an opening bracket); a line break takes the indentation that follows,
-# but for the space before the word: code gets one token for "new line, same depth".
+# but for the space before the word: code gets one token for "new line, same depth". Line breaks are taken without a
+# way back (++), which the engines could not go over millions of them.
 PIECES = (
     r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
     r"|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+"
-    r"|[\r\n]+[ \t]*(?= )|[\r\n]+[ \t]*"
+    r"|[\r\n]++[ \t]*(?= )|[\r\n]++[ \t]*"
     r"|\s+(?!\S)|\s+"
 )
 

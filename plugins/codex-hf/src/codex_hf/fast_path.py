@@ -178,6 +178,6 @@ def raise_refusal(text: object, error: BaseException) -> None:
         raise InputError(
             f"the tokenizers library cannot encode the text of {len(text):,} characters that begins with "
             f"{text[:40]!r}: {error}",
-            remedy="leave the document out, or cut it; millions of line breaks in a row are too many for the "
-            "expression that cuts text into pieces",
+            remedy="leave the document out, or cut it; millions of the same character in a row are too many for some "
+            "expressions that cut text into pieces",
         ) from error
