@@ -83,7 +83,7 @@ class ChatEncoder:
 
     def __attrs_post_init__(self) -> None:
         added = self.backend.get_added_tokens_decoder()
-        self._specials = {i: token for i, token in sorted(added.items()) if token.special or i == self.eos_id}
+        self._specials = {i: token for i, token in sorted(added.items()) if token.special}
         self._texts = SpecialTexts.of(
             {token.content: i for i, token in self._specials.items()},
             [token.content for token in self._specials.values() if token.single_word],
@@ -123,8 +123,6 @@ class ChatEncoder:
         for first in range(_FIRST_ALIAS, _FIRST_ALIAS + _MAX_ALIASED * count, count):
             if used.isdisjoint(range(first, first + count)):
                 return first
-        if not count:
-            return _FIRST_ALIAS
         raise ConversationError(
             f"the conversation uses too many of the {_MAX_ALIASED * count} characters from U+{_FIRST_ALIAS:X} on, "
             "which stand for special tokens",

@@ -55,11 +55,13 @@ class FastTokenizer:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = True
+        _make_special(self.backend, [self.eos_id, *([] if self.pad_id is None else [self.pad_id])])
         ids = frozenset(self.backend.get_vocab(with_added_tokens=True).values())
         # Ids may have gaps, so the count of tokens would be too small for the embedding.
         self.vocab_size = 1 + max(ids)
         self._ids = range(self.vocab_size) if len(ids) == self.vocab_size else ids
-        self.special_tokens = special_tokens_of(self.backend, self.eos_id)
+        added = self.backend.get_added_tokens_decoder()
+        self.special_tokens = {token.content: i for i, token in sorted(added.items()) if token.special}
         self._path = FastPath(self.backend, self.report)
 
     def encode(self, text: str) -> Sequence[int]:
@@ -135,6 +137,13 @@ class FastTokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
+    def unk_id(self) -> int | None:
+        """The token for what the vocabulary cannot spell; None: it has none."""
+        model = json.loads(self.backend.to_str())["model"]
+        token = model.get("unk_token")
+        return model.get("unk_id") if token is None else self.backend.token_to_id(token)
+
+    @cached_property
     def _untrimmed(self) -> tokenizers.Tokenizer:
         """The same vocabulary without post-processor: those of byte-level vocabularies trim spaces off the offsets."""
         if self.backend.post_processor is None:
@@ -177,13 +186,15 @@ class FastTokenizer:
         return known
 
 
-def special_tokens_of(backend: tokenizers.Tokenizer, eos_id: int) -> dict[str, int]:
-    """Return text → id of the special tokens, in the order of their ids; the end of text is always one."""
+def _make_special(backend: tokenizers.Tokenizer, ids: Sequence[int]) -> None:
+    """Let tokens be special, as transformers does with those that a configuration names; they keep their ids."""
+    import tokenizers
+
     added = backend.get_added_tokens_decoder()
-    specials = {token.content: number for number, token in sorted(added.items()) if token.special}
-    if eos_id not in specials.values():
-        specials[str(backend.id_to_token(eos_id))] = eos_id
-    return specials
+    plain = [i for i in ids if i not in added or not added[i].special]
+    backend.add_special_tokens(
+        [tokenizers.AddedToken(backend.id_to_token(i), special=True, normalized=False) for i in plain]
+    )
 
 
 def id_of_token(backend: tokenizers.Tokenizer, token: str, where: Path, option: str, purpose: str) -> int:

@@ -85,6 +85,7 @@ def read_backend(file: Path) -> tokenizers.Tokenizer:
         raise InputError(
             f"{file} is not a {TOKENIZER_FILE} that the tokenizers library can read: {error}"
         ) from error
+    _check_chance(backend, file)
     _check_ids(backend, file)
     _check_added(backend, content, file)
     return backend
@@ -104,6 +105,16 @@ def _content(file: Path) -> bytes:
     if content is None:
         raise InputError(f"{file} is no tokenizer: it has {size:,} bytes, expected at most {_MOST_BYTES:,}")
     return content
+
+
+def _check_chance(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """Raise InputError where merges are left out at random: the same text must have the same ids each time."""
+    dropout = getattr(backend.model, "dropout", None)
+    if dropout:
+        raise InputError(
+            f"{file} leaves out merges at random (dropout {dropout:g}), so a text would have other ids each time",
+            remedy="set model.dropout to null in a copy of the file",
+        )
 
 
 def _check_ids(backend: tokenizers.Tokenizer, file: Path) -> None:
