@@ -201,6 +201,19 @@ def test_what_an_expression_leaves_out_is_left_to_the_library(small_sample):
     assert path.by_library == before + 1
 
 
+def test_bytes_without_a_token_are_left_to_the_library(small_sample):
+    """A vocabulary that lacks some bytes takes the core, for all texts but those that have such bytes."""
+    content = json.loads(stored())["model"]
+    kept = {token: number for token, number in content["vocab"].items() if token not in "ñó"}
+    assert len(content["vocab"]) - len(kept) == 2
+    path, report = proven(changed(vocab={token: number for number, token in enumerate(kept)}))
+    assert report.events[0][1]["encoder"] == "tiktoken"
+    for text, left in (("def naïve(): 🙂", 0), ("a\U00040000b", 1), ("a", 0)):
+        before = path.by_library
+        assert path.encode(text) == path.backend.encode(text, add_special_tokens=False).ids
+        assert path.by_library - before == left
+
+
 def test_a_lone_surrogate_is_refused(small_sample):
     """A string that is no Unicode text is an error that says where, before and after the choice."""
     path = FastPath(library())

@@ -86,13 +86,16 @@ class Core:
         import numpy as np
         import tiktoken
 
+        size = 1 + max(ranks.values())
+        missing = [bytes([byte]) for byte in range(256) if bytes([byte]) not in ranks]
+        stand_ins = {byte: size + number for number, byte in enumerate(missing)}
         try:
             encoding = tiktoken.Encoding(
-                "codex", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={}
+                "codex", pat_str=pattern, mergeable_ranks={**ranks, **stand_ins}, special_tokens={}
             )
         except ValueError as error:
             raise UnfitError(f"tiktoken cannot read the expression of the pre-tokeniser: {error}") from error
-        lengths = np.zeros(1 + max(ranks.values()), np.int64)
+        lengths = np.zeros(size + len(missing), np.int64)  # what is not in the vocabulary counts as left out
         for token, number in ranks.items():
             lengths[number] = len(token)
         return cls(Characters(sorted(set(_CLASSES.findall(pattern)))), encoding, lengths)
@@ -117,7 +120,7 @@ class Core:
             if isinstance(error, ValueError) or is_panic(error):
                 return None
             raise
-        # What the expression does not match is left out by one and kept by the other.
+        # What the expression does not match is left out by one and kept by the other; so are bytes without a token.
         return ids if int(self._lengths[ids].sum()) == data_bytes else None
 
 
@@ -172,7 +175,10 @@ def check_pattern(pattern: str) -> None:
 
 
 def _ranks(stored: Mapping[str, Any]) -> dict[bytes, int]:
-    """Return bytes → id of all tokens of text; raise UnfitError where ids are not the order of the merges."""
+    """Return bytes → id of all tokens of text; raise UnfitError where ids are not the order of the merges.
+
+    Bytes may be missing: trainers leave out those that their corpus has not.
+    """
     model = stored["model"]
     odd = [name for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout") if model.get(name)]
     if model["type"] != "BPE" or odd or model.get("byte_fallback"):
@@ -189,11 +195,11 @@ def _ranks(stored: Mapping[str, Any]) -> dict[bytes, int]:
             raise UnfitError(f"the merge to {first + second!r} is not in the order of the ids")
         made.add(first + second)
         last = number
-    expected = (made | set(BYTE_OF)) - specials
     texts = set(vocabulary) - specials
-    if expected != texts or made & specials or not set(BYTE_OF) <= texts:
-        odd = sorted(expected ^ texts) or sorted(made & specials)
-        raise UnfitError(f"tokens are neither bytes nor made by a merge, such as {odd[:3]}")
+    if others := sorted((texts - made - set(BYTE_OF)) | (made & specials)):
+        raise UnfitError(f"tokens are neither bytes nor made by a merge, such as {others[:3]}")
+    if not texts:
+        raise UnfitError("the vocabulary has no token of text")
     return {bytes(BYTE_OF[character] for character in token): vocabulary[token] for token in texts}
 
 
