@@ -46,6 +46,7 @@ class Checkpointer(codex_toys.ToyCheckpointer):
 
     @hookimpl
     def codex_checkpointer(self, run, folder):
+        wait_at("parts")
         return Files(self, run, folder)
 
 @define(eq=False)

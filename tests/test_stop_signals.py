@@ -70,7 +70,7 @@ def test_a_signal_while_a_resume_builds_its_parts_loses_nothing(workplace: Workp
     failing = ("--set", "trainer.fail_at=5")
     assert workplace.codex("run", "toy.yaml", "--run-dir", "r", *GATED, *failing).code == 7
     before = outcome(folder)
-    with waiting(workplace, "build", "resume", "r", *ALLOW_FAIL) as process:
+    with waiting(workplace, "parts", "resume", "r", *ALLOW_FAIL) as process:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
