@@ -144,7 +144,7 @@ def test_what_is_cut_is_said(place):
     """Without --json a warning says how many texts lost how many tokens."""
     said = place.codex("tokenizer", "encode", "bytes", "a.py", "b.py", "--truncate", "7")
     assert said.out.splitlines()[1] == "120 32 61 32 49 10"
-    assert f"1 of 2 texts were cut, {len(CODE.encode()) - 7} tokens dropped" in said.err
+    assert f"1 of 2 texts cut, {len(CODE.encode()) - 7} tokens dropped" in said.err
 
 
 def test_texts_are_filled_to_the_longest_on_the_side_that_is_asked_for(place):
@@ -355,7 +355,7 @@ def test_a_tokenizer_that_loses_text_is_found_out(place):
     assert row["unknown_rate"] == pytest.approx(1 / 3, abs=1e-6)
     assert row["first_loss"] == {"text": "b.py", "character": 2, "expected": "= 1\n", "got": "? 1"}
     assert said.code == 1
-    assert "trained does not give back 1 texts; b.py, character 2" in said.err
+    assert "trained does not give back 1 text; b.py, character 2" in said.err
 
 
 def test_a_manifest_and_its_run_are_measured_on_their_own_texts(place):

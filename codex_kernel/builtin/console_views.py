@@ -150,8 +150,8 @@ def duration(seconds: float) -> str:
 
 
 def _count(done: float, total: float | None, unit: str) -> str:
-    """Write how much is done, `20/288 documents`; nothing where there is only one thing to do."""
-    if total == 1:
+    """Write how much is done, `20/288 documents`; nothing where there is only one thing to do, or has hardly begun."""
+    if total == 1 or (total is None and done <= 1):
         return ""
     count = f"{_number(done)}/{_number(total)}" if total is not None else _number(done)
     return f"{count} {unit}".rstrip()

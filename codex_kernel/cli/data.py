@@ -20,6 +20,7 @@ from codex_kernel.cli.manifests import (
 from codex_kernel.cli.progress import ProgressReporter
 from codex_kernel.cli.terminal import (
     cache_folder,
+    counted,
     json_option,
     print_json,
     print_table,
@@ -211,7 +212,7 @@ def _fault(found: Checked, skip_bad: int) -> Exception | None:
 
     if found.bad > skip_bad:
         return InputError(
-            f"{found.bad:,} record{'' if found.bad == 1 else 's'} cannot be used, data.skip_bad is {skip_bad:,}",
+            f"{counted(found.bad, 'record')} cannot be used, data.skip_bad is {skip_bad:,}",
             remedy=f"mend what is named above, or skip and count: --skip-bad {found.bad}",
         )
     if found.repeated_ids:
@@ -234,7 +235,7 @@ def _print_checked_json(found: Checked, lengths: Lengths | None, fault: Exceptio
 def _print_checked(found: Checked, lengths: Lengths | None, seq_len: int) -> None:
     from codex_kernel.cli.data_views import print_named
 
-    click.echo(f"{found.documents:,} documents, {size(found.bytes)}")
+    click.echo(f"{counted(found.documents, 'document')}, {size(found.bytes)}")
     for title, names in (("languages", found.languages), ("sources", found.sources)):
         if set(names) - {""}:
             shares = ", ".join(f"{name or 'not known'} {count:,}" for name, count in names.items())
@@ -246,8 +247,8 @@ def _print_checked(found: Checked, lengths: Lengths | None, seq_len: int) -> Non
     if lengths is not None:
         mean = lengths.tokens / max(1, lengths.documents)
         click.echo(
-            f"{lengths.documents:,} documents after cleaning, {lengths.tokens:,} tokens, mean {mean:,.0f}, "
-            f"longest {lengths.longest:,}"
+            f"{counted(lengths.documents, 'document')} after cleaning, {counted(lengths.tokens, 'token')}, "
+            f"mean {mean:,.0f}, longest {lengths.longest:,}"
         )
         print_named(f"longer than data.seq_len ({seq_len:,})", lengths.overlong, lengths.overlong_listed)
         print_named("without a token to train", lengths.without_target, lengths.without_target_listed)

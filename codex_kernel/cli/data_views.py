@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codex_kernel.cli.terminal import print_table, size, unicode
+from codex_kernel.cli.terminal import counted, print_table, size, unicode
 
 if TYPE_CHECKING:
     from codex_kernel.data.show import Block, Piece, Stretch
@@ -24,7 +24,7 @@ READ = ("⟦", "⟧")
 
 def print_block(block: Block, of: int, split: str, *, each_token: bool, colour: bool) -> None:
     """Print one block: a line about it, and each document under a line of its own."""
-    facts = [f"{block.tokens:,} tokens", f"{block.targets:,} trained"]
+    facts = [counted(block.tokens, "token"), f"{block.targets:,} trained"]
     if block.padding:
         facts.append(f"{block.padding:,} padding")
     click.echo(
@@ -41,7 +41,7 @@ def print_block(block: Block, of: int, split: str, *, each_token: bool, colour: 
 
 
 def _piece_line(piece: Piece) -> str:
-    notes = [f"{len(piece.ids):,} tokens"]
+    notes = [counted(len(piece.ids), "token")]
     if piece.goes_on_from_before:
         notes.append("goes on from before")
     if piece.goes_on_after:
@@ -130,7 +130,10 @@ def print_counts(report: Mapping[str, Any]) -> None:
 
 
 def _split_rows(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "documents", f"{split['documents']:,} in {split['groups']:,} groups, {size(split['bytes'])}"
+    yield (
+        "documents",
+        f"{split['documents']:,} in {counted(split['groups'], 'group')}, {size(split['bytes'])}",
+    )
     yield "tokens", f"{split['tokens']:,}, {split['target_tokens']:,} trained"
     yield "blocks", f"{split['blocks']:,}, {split['padding_slots']:,} slots padded"
     for name, words in (

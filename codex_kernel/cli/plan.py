@@ -13,7 +13,7 @@ import click
 from attrs import asdict
 
 from codex_kernel.cli.manifests import make_plan, manifest_arguments, skip_bad_option, with_skip_bad
-from codex_kernel.cli.terminal import cache_folder, duration, json_option, print_json, size, unicode
+from codex_kernel.cli.terminal import cache_folder, counted, duration, json_option, print_json, size, unicode
 from codex_kernel.errors import CodexError
 
 if TYPE_CHECKING:
@@ -148,15 +148,10 @@ def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         more = f", and {len(most) - _COUNTS:,} other counts" if len(most) > _COUNTS else ""
         yield step["type"], f"{step['dropped']:,} dropped, {step['changed']:,} changed{counts}{more}"
     for name, split in data["splits"].items():
-        yield (
-            name,
-            f"{split['documents']:,} documents, {split['tokens']:,} tokens in {split['blocks']:,} blocks",
-        )
-        cut, dropped = split["documents_split"], split["documents_dropped"]
-        yield (
-            "",
-            f"{cut:,} documents cut over blocks, {dropped:,} dropped, {split['padding_slots']:,} places padded",
-        )
+        documents, blocks = counted(split["documents"], "document"), counted(split["blocks"], "block")
+        yield name, f"{documents}, {split['tokens']:,} tokens in {blocks}"
+        cut, dropped = counted(split["documents_split"], "document"), split["documents_dropped"]
+        yield "", f"{cut} split over blocks, {dropped:,} dropped, {split['padding_slots']:,} slots padded"
         for what in ("truncated", "without_target", "rearranged"):
             if count := split[f"documents_{what}"]:
-                yield "", f"{count:,} documents {what.replace('_', ' ')}"
+                yield "", f"{counted(count, 'document')} {what.replace('_', ' ')}"

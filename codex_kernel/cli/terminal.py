@@ -81,6 +81,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number of things in words: `1 document`, `2,000 documents`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def agreed(count: int, *, yes: bool) -> bool:
     """Ask on a terminal; elsewhere a deletion needs --yes."""
     if yes:

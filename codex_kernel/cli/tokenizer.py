@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from codex_kernel.cli.manifests import override_options
-from codex_kernel.cli.terminal import json_option, print_json, size, unicode
+from codex_kernel.cli.terminal import counted, json_option, print_json, size, unicode
 from codex_kernel.cli.tokenizer_opened import opened_tokenizers, place_of, tokenizer_options
 from codex_kernel.errors import InputError
 
@@ -70,8 +70,8 @@ def train(
         return
     corpus = record["corpus"]
     click.echo(
-        f"{unicode(output)}: {record['plugin']}, {record['vocab_size']:,} tokens, trained on {corpus['texts']:,} texts "
-        f"({size(corpus['bytes'])})"
+        f"{unicode(output)}: {record['plugin']}, {record['vocab_size']:,} tokens, trained on "
+        f"{counted(corpus['texts'], 'text')} ({size(corpus['bytes'])})"
     )
     click.echo(f"fingerprint {record['fingerprint']}")
 
@@ -161,7 +161,9 @@ def _print_ids(rows: Iterable[Row]) -> None:
             click.echo(part if start == 0 else f" {part}", nl=False)
         click.echo()
     if cut:
-        click.echo(f"warning: {cut:,} of {count:,} texts were cut, {dropped:,} tokens dropped", err=True)
+        click.echo(
+            f"warning: {cut:,} of {counted(count, 'text')} cut, {counted(dropped, 'token')} dropped", err=True
+        )
 
 
 @tokenizer.command(

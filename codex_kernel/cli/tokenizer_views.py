@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codex_kernel.cli.terminal import print_json, print_table, size, unicode
+from codex_kernel.cli.terminal import counted, print_json, print_table, size, unicode
 
 if TYPE_CHECKING:
     from codex_kernel.errors import CodexError
@@ -38,9 +38,7 @@ def print_measures(found: Sequence[Opened], corpus: Corpus, tallies: Sequence[Ta
     """Print what each tokenizer made of the corpus, for people: a column each."""
     from codex_kernel.token_statistics import as_json
 
-    click.echo(
-        f"{corpus.texts:,} text{'' if corpus.texts == 1 else 's'}, {size(corpus.bytes)}, {corpus.words:,} words"
-    )
+    click.echo(f"{counted(corpus.texts, 'text')}, {size(corpus.bytes)}, {counted(corpus.words, 'word')}")
     measures = [as_json(corpus, tally) for tally in tallies]
     lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("vocabulary", lambda one: f"{one['vocab_size']:,}"),
@@ -84,4 +82,4 @@ def loses_text(name: str, tally: Tally) -> CodexError:
         if loss is None
         else f"; {loss.name}, character {loss.character:,}: {loss.expected!r} → {loss.got!r}"
     )
-    return CodexError(f"{name} does not give back {tally.lost:,} texts{where}")
+    return CodexError(f"{name} does not give back {counted(tally.lost, 'text')}{where}")

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import math
 import os
@@ -300,6 +301,15 @@ def test_metrics_follow_their_formulas():
     assert math.isnan(Perplexity().codex_metric(Evaluation(math.nan, 1, 1.0))["perplexity"])
     assert Perplexity().codex_metric(Evaluation(0.0, 0, 0.0)) is None
     assert BitsPerByte().codex_metric(Evaluation(0.0, 0, 0.0)) is None
+
+
+def test_work_whose_end_is_not_known_begins_without_a_number(capsys):
+    """Nothing is counted in a first line that would say 0 or 1 of what is not known."""
+    view = PlainView(every_seconds=1, clock=itertools.count().__next__)
+    for done in (1, 500):
+        view.activity("read", done, None, "documents")
+    view.activity("read", 700, 700, "documents")
+    assert capsys.readouterr().err == "read …\nread: 500 documents\nread: 700/700 documents\n"
 
 
 def test_bytes_of_a_model_are_shown_as_far_as_they_go():
