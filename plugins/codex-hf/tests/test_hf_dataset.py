@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from codex_hf import hub_dataset
 from codex_hf.hub_dataset import HFDataset
+from codex_hf.hub_files import matches
 from codex_kernel import BadRecord, Document, InputError, PluginError, Secret, StorageError
 from codex_kernel.testing import RecordDatasetContract, make_run
 
@@ -245,3 +246,31 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=f"cannot fetch the dataset org/rows@{REVISION}") as caught:
         read(tmp_path, **PINNED, files=["*.parquet"])
     assert "HF_HUB_OFFLINE" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*.parquet",
+        "data/*.parquet",
+        "**/*.parquet",
+        "data/**/*.parquet",
+        "*/deep/*-[01].parquet",
+        "./data/?.parquet",
+    ],
+)
+def test_a_glob_means_the_same_for_a_folder_and_the_hub(tmp_path, pattern):
+    """A star stays within a folder, and two stars go through any number of them, wherever the files are."""
+    names = [
+        "a.parquet",
+        "data/b.parquet",
+        "data/.c.parquet",
+        "data/deep/d-0.parquet",
+        "data/deep/er/e-1.parquet",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(pattern)}
+    assert found
+    assert {name for name in names if matches(name, pattern)} == found

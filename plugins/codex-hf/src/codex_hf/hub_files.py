@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from codex_hf.source import revealed
 from codex_kernel import InputError, RunContext, Secret, StorageError, write_whole
@@ -26,7 +26,7 @@ def hub_files(
     import huggingface_hub
 
     names = _listed(hub_id, revision, token, run)
-    wanted = sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    wanted = sorted(name for name in names if any(matches(name, pattern) for pattern in patterns))
     if not wanted:
         raise InputError(
             f"{hub_id}@{revision}: no file matches {', '.join(patterns)}, has {', '.join(names[:12]) or 'none'}"
@@ -49,6 +49,19 @@ def hub_files(
             raise _unreachable(hub_id, revision, error) from error
         found.append((name, Path(path)))
     return found
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Say whether a glob matches a name, as it would in a folder: * stays within a level, ** takes any number."""
+    return _match(PurePosixPath(name).parts, PurePosixPath(pattern).parts)
+
+
+def _match(parts: Sequence[str], globs: Sequence[str]) -> bool:
+    if not globs:
+        return not parts
+    if globs[0] == "**":
+        return _match(parts, globs[1:]) or (bool(parts) and _match(parts[1:], globs))
+    return bool(parts) and fnmatchcase(parts[0], globs[0]) and _match(parts[1:], globs[1:])
 
 
 def _listed(hub_id: str, revision: str, token: Secret | None, run: RunContext) -> list[str]:
