@@ -136,6 +136,14 @@ def test_a_line_break_takes_its_indentation(tmp_path):
     assert "Ċ\u0120\u0120\u0120" in pieces
 
 
+def test_training_takes_long_words_in_parts(tmp_path):
+    """The library's training takes the square of a word's length, so it gets parts of a kilobyte; encoding does not."""
+    tokenizer = trained(tmp_path, ["a" * 8192])
+    assert max(map(len, tokenizer.backend.get_vocab())) == 1024
+    assert tokenizer.backend.to_str() == trained(tmp_path, ["a" * 1024] * 8).backend.to_str()
+    assert "1024" not in str(tokenizer.backend.pre_tokenizer)
+
+
 def test_too_small_a_corpus_is_reported(tmp_path):
     """A corpus that yields fewer tokens than asked for is a warning with the real size, never padding."""
     run = make_run(tmp_path)

@@ -17,6 +17,10 @@ from codex_kernel import RunContext, option
 if TYPE_CHECKING:
     import tokenizers
 
+_LONGEST_TRAINED_BYTES = (
+    1024  # the trainer's time grows with the square of a piece: a megabyte would take minutes
+)
+
 
 @frozen(kw_only=True)
 class HFBPETokenizer(TrainedOptions):
@@ -36,7 +40,7 @@ class HFBPETokenizer(TrainedOptions):
         import tokenizers
         from tokenizers import models, pre_tokenizers, trainers
 
-        backend = byte_level(models.BPE())
+        backend = byte_level(models.BPE(), longest_piece_bytes=_LONGEST_TRAINED_BYTES)
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_size,
             min_frequency=self.min_frequency,
@@ -48,4 +52,5 @@ class HFBPETokenizer(TrainedOptions):
             show_progress=False,
         )
         backend.train_from_iterator(texts, trainer=trainer)
+        backend.pre_tokenizer = byte_level(models.BPE()).pre_tokenizer
         return backend
