@@ -12,9 +12,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from codex_hf.byte_level import BYTE_OF
 from codex_hf.fast_tokenizer import FastTokenizer
+from codex_hf.pretrained_tokenizer import HFTokenizer
 from codex_hf.tokenizer_file import load_fast_tokenizer
 from codex_kernel import InputError, UnknownToken
 from codex_kernel.testing.chat import conversation
+from codex_kernel.testing.toys import make_run
 
 EOS, PAD = "</s>", "<pad>"
 ECHO = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
@@ -111,3 +113,12 @@ def test_the_token_for_what_is_unknown_is_told(tmp_path, model, unknown):
     tokenizer = load(tmp_path, by_bytes(model))
     assert isinstance(tokenizer, UnknownToken)
     assert tokenizer.unk_id == unknown
+
+
+@pytest.mark.parametrize("content", ['{"eos_token": "\\ud800"}', "[" * 100_000, "{", '"\xff'])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    """A configuration that is no JSON, nested without end, or with half a character, is an error with its file."""
+    in_the_model().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"tokenizer_config\.json is not JSON"):
+        HFTokenizer(path=tmp_path).codex_tokenizer(make_run(tmp_path), None, None)

@@ -37,17 +37,13 @@ class HFBPETokenizer(TrainedOptions):
 
     def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:  # noqa: ARG002
         """Train with the library's trainer; the special tokens come first."""
-        import tokenizers
         from tokenizers import models, pre_tokenizers, trainers
 
         backend = byte_level(models.BPE(), longest_piece_bytes=_LONGEST_TRAINED_BYTES)
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_size,
             min_frequency=self.min_frequency,
-            special_tokens=[
-                tokenizers.AddedToken(token, special=True, normalized=False)
-                for token in self.all_special_tokens
-            ],
+            special_tokens=self.added_tokens,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

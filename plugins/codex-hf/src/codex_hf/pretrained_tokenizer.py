@@ -122,7 +122,8 @@ def _config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        json.dumps(config, ensure_ascii=False).encode()  # JSON can spell half a surrogate pair
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{file}: expected an object, got {type(config).__name__}")

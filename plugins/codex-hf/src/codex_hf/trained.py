@@ -89,6 +89,13 @@ class TrainedOptions:
         padding = [] if self.pad_token is None or self.pad_token in specials else [self.pad_token]
         return specials + padding
 
+    @property
+    def added_tokens(self) -> list[tokenizers.AddedToken]:
+        """The special tokens as the library takes them."""
+        from tokenizers import AddedToken
+
+        return [AddedToken(token, special=True, normalized=False) for token in self.all_special_tokens]
+
     @hookimpl
     def codex_preflight(self, base: Path) -> list[str]:
         """Look that the files to load are there, and that a chat template has its special tokens."""

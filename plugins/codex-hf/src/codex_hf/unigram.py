@@ -42,19 +42,13 @@ class HFUnigramTokenizer(TrainedOptions):
 
     def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:
         """Let the library count words and propose candidates, and prune them; the special tokens come last."""
-        import tokenizers
         from tokenizers import models
 
         wanted = self.vocab_size - len(self.all_special_tokens)
         candidates, words = _candidates(texts, _CANDIDATES_PER_TOKEN * wanted, self.max_token_bytes)
         scored = prune(words, candidates, sorted(BYTE_OF), wanted, run.report)
         backend = byte_level(models.Unigram(vocab=scored))
-        backend.add_special_tokens(
-            [
-                tokenizers.AddedToken(token, special=True, normalized=False)
-                for token in self.all_special_tokens
-            ]
-        )
+        backend.add_special_tokens(self.added_tokens)
         return backend
 
 

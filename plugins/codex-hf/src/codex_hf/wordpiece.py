@@ -40,7 +40,6 @@ class HFWordPieceTokenizer(TrainedOptions):
 
     def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:  # noqa: ARG002
         """Train with the library's trainer; the special tokens come last."""
-        import tokenizers
         from tokenizers import decoders, pre_tokenizers, trainers
 
         alphabet = sorted(BYTE_OF)
@@ -64,12 +63,7 @@ class HFWordPieceTokenizer(TrainedOptions):
             longest_piece_bytes=_LONGEST_PIECE_BYTES,
         )
         backend.decoder = decoders.Sequence([decoders.Replace(CONTINUING, ""), decoders.ByteLevel()])
-        backend.add_special_tokens(
-            [
-                tokenizers.AddedToken(token, special=True, normalized=False)
-                for token in self.all_special_tokens
-            ]
-        )
+        backend.add_special_tokens(self.added_tokens)
         return backend
 
 
