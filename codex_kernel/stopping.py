@@ -29,6 +29,7 @@ class SignalStop:
     deferring: bool = False
     remedy: str | None = None
     signal_number: int | None = field(init=False, default=None)
+    _holding: bool = field(init=False, default=False)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -54,6 +55,17 @@ class SignalStop:
                 raise
             raise self._stopped(self.signal_number) from error
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let a signal wait until the block ends: what is in it must not end half way, as the start of a thread."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self.signal_number is not None and not self.deferring:
+            raise self._stopped(self.signal_number)
+
     def _stopped(self, number: int) -> StoppedError:
         text = f"stopped by {signal.Signals(number).name} before the first step"
         return StoppedError(text, signal_number=number, remedy=self.remedy)
@@ -63,6 +75,8 @@ class SignalStop:
         if self.signal_number is not None:
             os._exit(128 + number)  # asked twice: no clean-up, the checkpoints on disk are whole
         self.signal_number = number
+        if self._holding:
+            return
         if not self.deferring:
             raise self._stopped(number)
         # os.write, since a signal handler must not wait for a lock that the interrupted code may hold.

@@ -109,3 +109,23 @@ def test_a_library_that_takes_the_stop_for_an_error_of_its_own_does_not_hide_it(
         quiet.deferring = quiet is stop
         with pytest.raises(ValueError, match="another"), quiet.insisting():
             failing()
+
+
+def test_a_signal_waits_for_the_end_of_what_is_held():
+    """Before the first step a signal in a held block ends the run where the block ends, and not within."""
+    stop, reached = SignalStop(remedy="begin again"), []
+    with stop.listening(), pytest.raises(StoppedError) as caught, stop.holding():
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("end")
+    assert reached == ["end"]
+    assert (caught.value.exit_code, caught.value.remedy) == (128 + signal.SIGTERM, "begin again")
+
+
+def test_what_is_held_ends_as_it_does_without_a_signal():
+    """Without a signal nothing is raised, and the next one ends the run at once again."""
+    stop = SignalStop()
+    with stop.listening():
+        with stop.holding():
+            pass
+        with pytest.raises(StoppedError):
+            signal.raise_signal(signal.SIGTERM)
