@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from codex_kernel.data.corpus import Corpus
 from codex_kernel.data.encode import default_fingerprint
 from codex_kernel.data.kept import DamagedError, FileFacts
 from codex_kernel.data.store import TokenData
-from codex_kernel.durable import storage_errors, sync_folder, sync_tree
-from codex_kernel.errors import InputError
+from codex_kernel.durable import read_json, storage_errors, sync_folder, sync_tree
+from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
     Evaluation,
@@ -38,7 +39,14 @@ from codex_kernel.plan import Chosen, Plan
 
 _TOKENIZER_FORMAT = 1
 _DECIDE_DATA = ("seed", "dataset", "cleaners", "tokenizer", "data")
-"""Sections of the manifest."""
+"""Sections of the manifest; of `data` all but how many bad records may be skipped, which decides if there is data."""
+_RECORDED = {"tokenizer": str, "fingerprint": str}
+"""What a run that goes on needs of its `data.json`."""
+_REOPENED = {"made_of": str, "key": str, "tokenizer_saved": bool}
+"""What it needs besides, to open its tokens by their key."""
+_WITHOUT_RECORD = (
+    "put it back, or delete it: the data is built again, and the checkpoint knows which it must be"
+)
 _MANY_PASSES = 4  # up to here repeated data is worth about as much as new data (arXiv:2305.16264)
 
 
@@ -64,7 +72,7 @@ def build_source(
     """Read the documents, train or load the tokenizer, and encode.
 
     saved: where the tokenizer's files are, or will be; a run that goes on finds them there.
-    before: what `data.json` says of a run that goes on. Where the manifest asks for the same data still, its tokens are
+    before: what `recorded` says of a run that goes on. Where the manifest asks for the same data still, its tokens are
         opened by their key, whatever became of the files that they were made of; else, or None, the dataset is read.
     """
     made_of = _made_of(plan)
@@ -77,6 +85,24 @@ def build_source(
     fingerprint = tokenizer_fingerprint(plan, tokenizer)
     data = build(corpus, tokenizer, tokenizer_fingerprint=fingerprint)
     return Source(tokenizer, fingerprint, _mixed(data, hooks, run), made_of)
+
+
+def recorded(path: Path) -> dict[str, Any] | None:
+    """Return what the `data.json` of a run says, None where it has none; raise InputError where it is damaged."""
+    try:
+        about = read_json(path)
+    except InputError as error:
+        raise InputError(error.message, remedy=_WITHOUT_RECORD) from error
+    if about is None:
+        return None
+    kinds = _RECORDED | (_REOPENED if "made_of" in about else {})
+    wrong = [name for name, kind in kinds.items() if not isinstance(about.get(name), kind)]
+    if wrong:
+        raise InputError(
+            f"{path} is not as codex wrote it: {', '.join(wrong)} missing, or no {kinds[wrong[0]].__name__}",
+            remedy=_WITHOUT_RECORD,
+        )
+    return about
 
 
 def build_corpus(plan: Plan, hooks: Hooks, run: RunContext) -> Corpus:
@@ -99,11 +125,10 @@ def _of_before(
         return None
     tokenizer = load_tokenizer(hooks, run, saved)
     check_same_tokenizer(before, plan, tokenizer)
-    fingerprint = before["tokenizer"]
     data = reopen(run.cache, before["key"], run.report)
     if data is None:
         return None
-    return Source(tokenizer, fingerprint, _mixed(data, hooks, run), before["made_of"])
+    return Source(tokenizer, before["tokenizer"], _mixed(data, hooks, run), before["made_of"])
 
 
 def _mixed(data: TokenData, hooks: Hooks, run: RunContext) -> TokenData:
@@ -125,8 +150,9 @@ def _mixed(data: TokenData, hooks: Hooks, run: RunContext) -> TokenData:
 
 
 def _made_of(plan: Plan) -> str:
-    resolved = plan.resolved()
-    return kept.digest(**{name: resolved[name] for name in _DECIDE_DATA})
+    sections = {name: plan.resolved()[name] for name in _DECIDE_DATA}
+    data = {name: value for name, value in sections["data"].items() if name != "skip_bad"}
+    return kept.digest(**{**sections, "data": data})
 
 
 def _cleaning_steps(plan: Plan, hooks: Hooks, run: RunContext) -> list[CleaningStep]:
@@ -157,13 +183,14 @@ def build_tokenizer(plan: Plan, hooks: Hooks, run: RunContext, corpus: Corpus, s
     if saved.is_dir():
         return hooks.tokenizer(run, corpus.texts(), saved)
     folder = run.cache / TOKENIZERS / _tokenizer_key(plan, corpus)
-    with kept.locked(folder):
+    with kept.locked(folder, run.report):
         if _copy_kept(folder, saved, run):
             run.report.event("tokenizer_reused", key=folder.name)
             return hooks.tokenizer(run, corpus.texts(), saved)
         tokenizer = hooks.tokenizer(run, corpus.texts(), None)
         if isinstance(tokenizer, SavedTokenizer):
-            _save(tokenizer, saved)
+            with _blaming(plan.of_kind("tokenizer")[0], "save"):
+                _save(tokenizer, saved)
         if isinstance(tokenizer, TrainedTokenizer) and tokenizer.trained:
             _keep(saved, folder)
     return tokenizer
@@ -182,10 +209,25 @@ def tokenizer_fingerprint(plan: Plan, tokenizer: Tokenizer) -> str:
 def fingerprint_of(chosen: Chosen, tokenizer: Tokenizer) -> str:
     """Return the same, of a tokenizer and the plugin that made it."""
     if isinstance(tokenizer, FingerprintedTokenizer):
-        return tokenizer.fingerprint()
+        with _blaming(chosen, "fingerprint"):
+            return str(tokenizer.fingerprint())
     return default_fingerprint(
         tokenizer, f"{chosen.entry.distribution} {chosen.entry.version} {chosen.resolved()}"
     )
+
+
+@contextmanager
+def _blaming(chosen: Chosen, method: str) -> Iterator[None]:
+    """Turn an error of a plugin's own into a PluginError that names it."""
+    try:
+        yield
+    except CodexError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{chosen.entry} failed in {method}: {type(error).__name__}: {error}",
+            remedy="--debug shows the traceback",
+        ) from error
 
 
 def _save(tokenizer: SavedTokenizer, saved: Path) -> None:

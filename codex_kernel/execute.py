@@ -17,7 +17,7 @@ from typing import Any
 from attrs import asdict, define, field, fields, frozen
 
 from codex_kernel import changes, collector, environment, metrics, yaml_reader, yaml_writer
-from codex_kernel.build import build_parts, build_source, check_same_data
+from codex_kernel.build import build_parts, build_source, check_same_data, recorded
 from codex_kernel.changes import Change
 from codex_kernel.durable import read_json, storage_errors, sweep, write_json, write_whole
 from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError, StorageError
@@ -166,9 +166,10 @@ class _Execution:
         )
         reporter.on_going = lambda: self._go_on(reporter)
         run = self.folder.context(self.plan.seed, self.cache, reporter, self.stop, self.allowed)
-        reporter.start(run)
         try:
             with self.stop.insisting():
+                with self.stop.holding():
+                    reporter.start(run)
                 result = self._train(run, reporter)
             reporter.settle()
             outcome = _ended(result, time.monotonic() - began, reporter)
@@ -190,7 +191,7 @@ class _Execution:
             reporter.event("leftover_deleted", path=str(path))
         reporter.run_started(environment.flat(self.plan.resolved()))
         self._tell_what_differs(reporter)
-        before = read_json(self.folder.data) if resumes else None
+        before = recorded(self.folder.data) if resumes else None
         source = build_source(self.plan, self.hooks, run, self.folder.tokenizer, before)
         check_same_data(before, source)
         write_json(self.folder.data, source.report())

@@ -32,7 +32,15 @@ from codex_kernel.options import Secret
 from codex_kernel.structure import unstructure
 
 REFERENCE = Path(__file__).parent / "reference"
-FIRST_PARTY = ("codex-kernel", "codex-torch", "codex-hf", "codex-spm", "codex-clean", "codex-mlflow", "codex-sysmon")
+FIRST_PARTY = (
+    "codex-kernel",
+    "codex-torch",
+    "codex-hf",
+    "codex-spm",
+    "codex-clean",
+    "codex-mlflow",
+    "codex-sysmon",
+)
 MARK = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- generated: end -->)", re.DOTALL)
 LINE_WIDTH = 100
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}

@@ -114,9 +114,14 @@ def test_a_library_that_takes_the_stop_for_an_error_of_its_own_does_not_hide_it(
 def test_a_signal_waits_for_the_end_of_what_is_held():
     """Before the first step a signal in a held block ends the run where the block ends, and not within."""
     stop, reached = SignalStop(remedy="begin again"), []
-    with stop.listening(), pytest.raises(StoppedError) as caught, stop.holding():
-        signal.raise_signal(signal.SIGTERM)
-        reached.append("end")
+
+    def held():
+        with stop.holding():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("end")
+
+    with stop.listening(), pytest.raises(StoppedError) as caught:
+        held()
     assert reached == ["end"]
     assert (caught.value.exit_code, caught.value.remedy) == (128 + signal.SIGTERM, "begin again")
 

@@ -5,7 +5,7 @@ One rule: documents are encoded only where their tokens are not kept already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from codex_kernel.errors import InputError, PluginError, StorageError
 from codex_kernel.interfaces import Reporter, Tokenizer
 
 _LISTED = 20  # documents that data.json names of each kind; the rest are counted
+_SHOWN = 3  # documents that an error names
 _CORPUS_OPTIONS = ("validation_fraction", "duplicates", "skip_bad")  # the corpus' own key has them
 
 
@@ -40,8 +41,10 @@ def build(corpus: Corpus, tokenizer: Tokenizer, *, tokenizer_fingerprint: str) -
     job = _Job(corpus, tokenizer, tokenizer_fingerprint)
     key = job.key()
     folder = store.folder_of(corpus.cache, key)
-    with kept.locked(folder):
-        return _kept(folder, key, corpus.report) or _built(folder, key, job)
+    with kept.locked(folder, corpus.report):
+        data = _kept(folder, key, corpus.report) or _built(folder, key, job)
+    _warn(data.report, corpus.report)
+    return data
 
 
 def reopen(cache: Path, key: str, report: Reporter) -> TokenData | None:
@@ -49,7 +52,7 @@ def reopen(cache: Path, key: str, report: Reporter) -> TokenData | None:
     folder = store.folder_of(cache, key)
     if not folder.is_dir():
         return None
-    with kept.locked(folder):
+    with kept.locked(folder, report):
         return _kept(folder, key, report)
 
 
@@ -107,6 +110,30 @@ def _built(folder: Path, key: str, job: _Job) -> TokenData:
         raise StorageError(f"{folder}: the tokens written there cannot be read back: {damage}") from damage
     job.corpus.report.event("data_built", key=key, fingerprint=data.fingerprint)
     return data
+
+
+def _warn(about: Mapping[str, Any], report: Reporter) -> None:
+    """Say what of the documents is not trained, whether the tokens were kept already or not: each run is told."""
+    options = about["options"]
+    for name, split in about["splits"].items():
+        lost = split["documents_without_target"] + split["documents_dropped"]
+        of = f"of {split['documents'] + lost:,} documents of the {name} split"
+        if split["documents_without_target"]:
+            report.warning(
+                f"nothing is trained in {split['documents_without_target']:,} {of}, which are dropped "
+                f"(data.on_no_target {options['on_no_target']})"
+            )
+        if split["documents_truncated"] or split["documents_dropped"]:
+            done = "cut" if split["documents_truncated"] else "dropped"
+            report.warning(
+                f"{split['documents_overlong']:,} {of} are longer than {options['seq_len']:,} tokens and were {done}: "
+                f"{split['tokens_dropped']:,} tokens are lost (data.on_overflow {options['on_overflow']})"
+            )
+        if split["blocks_without_targets"]:
+            report.warning(
+                f"{split['blocks_without_targets']:,} of {split['blocks']:,} blocks of the {name} split train nothing: "
+                "what is only read fills them"
+            )
 
 
 def _encoded(job: _Job, corpus: StoredCorpus, encoder: Encoder) -> Iterator[tuple[Encoded, str]]:
@@ -247,7 +274,7 @@ class _Splits:
 
     def _count_without_target(self, encoded: Encoded, counts: _Counts) -> None:
         counts.without_target += 1
-        if len(self._without_target) < _LISTED:
+        if len(self._without_target) < _SHOWN:
             self._without_target.append(encoded.document.id)
 
     def needed_bytes(self) -> int:
@@ -268,7 +295,6 @@ class _Splits:
         finished = {name: writer.finish(eos_id) for name, writer in self._writers.items()}
         facts = {name: split for name, (split, _) in finished.items()}
         files = {name: file for _, written in finished.values() for name, file in written.items()}
-        self._warn(facts)
         fingerprint = kept.digest(
             format=store.FORMAT,
             seq_len=self.job.options.seq_len,
@@ -280,19 +306,15 @@ class _Splits:
 
     def _refuse_without_target(self) -> None:
         found = sum(counts.without_target for counts in self._counts.values())
-        if not found:
+        if not found or self.job.options.on_no_target == "drop":
             return
         documents = sum(counts.seen for counts in self._counts.values())
-        shown = ", ".join(map(repr, self._without_target[:3])) + (" …" if found > 3 else "")  # noqa: PLR2004
-        if self.job.options.on_no_target == "error":
-            raise InputError(
-                f"nothing is trained in {found:,} of {documents:,} documents: {shown}: no completion, no assistant's "
-                "turn, or cut off with the end of a document that is too long",
-                remedy="mend them, or leave them out: data.on_no_target=drop (counted); a longer data.seq_len helps "
-                "where they were cut",
-            )
-        self.job.corpus.report.warning(
-            f"nothing is trained in {found:,} of {documents:,} documents, which are dropped: {shown}"
+        shown = ", ".join(map(repr, self._without_target)) + (" …" if found > _SHOWN else "")
+        raise InputError(
+            f"nothing is trained in {found:,} of {documents:,} documents: {shown}: no completion, no assistant's "
+            "turn, or cut off with the end of a document that is too long",
+            remedy="mend them, or leave them out: data.on_no_target=drop (counted); a longer data.seq_len helps "
+            "where they were cut",
         )
 
     def _refuse_nothing(self, name: str) -> None:
@@ -310,22 +332,6 @@ class _Splits:
             "tokenizer",
             remedy="look at the texts that the dataset gives, and at what the tokenizer makes of them",
         )
-
-    def _warn(self, facts: dict[str, SplitFacts]) -> None:
-        for name, split in facts.items():
-            if split.blocks_without_targets:
-                self.job.corpus.report.warning(
-                    f"{split.blocks_without_targets:,} of {split.blocks:,} blocks of the {name} split train nothing: "
-                    "prompts fill them"
-                )
-            counts = self._counts[name]
-            if counts.truncated or counts.dropped:
-                done = "cut" if counts.truncated else "dropped"
-                self.job.corpus.report.warning(
-                    f"{counts.overlong:,} of {counts.seen:,} documents of the {name} split are longer than "
-                    f"{self.job.options.seq_len:,} tokens and were {done}: {counts.dropped_tokens:,} tokens are lost "
-                    f"(data.on_overflow {self.job.options.on_overflow})"
-                )
 
     def _report(self, key: str, fingerprint: str, facts: dict[str, SplitFacts]) -> dict[str, Any]:
         return {
@@ -363,7 +369,7 @@ _Piece = tuple[Any, Any, int]
 
 def _targets(piece: _Piece) -> int:
     ids, read, _ = piece
-    return len(ids) - 1 if read is None else int((~read[1:]).sum())
+    return max(0, len(ids) - 1) if read is None else int((~read[1:]).sum())
 
 
 def _cut(whole: _Piece, spans: list[tuple[int, int]]) -> list[_Piece]:

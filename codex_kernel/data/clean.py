@@ -6,12 +6,12 @@ One rule: whatever a step does to a document is counted under its name; what it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from codex_kernel.data.survey import content_of, is_empty
+from codex_kernel.data.survey import checked, content_of, is_empty
 from codex_kernel.errors import CodexError, PluginError
 from codex_kernel.interfaces import Cleaned, Cleaner, Document
 
@@ -40,16 +40,29 @@ class _Counted:
     def clean(self, document: Document) -> Document | None:
         self.documents_in += 1
         answer = self._ask(document)
-        self.counts.update(answer.counts)
+        self._count(answer.counts)
         cleaned = answer.document
-        if cleaned is None or (cleaned is not document and is_empty(cleaned)):
+        if cleaned is document:
+            return document
+        if cleaned is None:
             self.dropped += 1
-            self.counts[LEFT_EMPTY] += cleaned is not None
             return None
-        if cleaned is not document:
-            self._refuse_another(document, cleaned)
-            self.changed += content_of(cleaned) != content_of(document)
+        self._refuse_another(document, cleaned)
+        if is_empty(cleaned):
+            self.dropped += 1
+            self.counts[LEFT_EMPTY] += 1
+            return None
+        self.changed += content_of(cleaned) != content_of(document)
         return cleaned
+
+    def _count(self, counts: Any) -> None:
+        if not isinstance(counts, Mapping) or not all(
+            isinstance(name, str) and isinstance(count, int) for name, count in counts.items()
+        ):
+            raise PluginError(
+                f"the cleaning step {self.step.type!r} gave {counts!r:.80} as counts, expected words → whole numbers"
+            )
+        self.counts.update(counts)
 
     def _ask(self, document: Document) -> Cleaned:
         try:
@@ -68,7 +81,14 @@ class _Counted:
             )
         return answer
 
-    def _refuse_another(self, document: Document, cleaned: Document) -> None:
+    def _refuse_another(self, document: Document, cleaned: object) -> None:
+        try:
+            cleaned = checked(cleaned, "it")
+            content_of(cleaned)
+        except CodexError as error:
+            raise PluginError(
+                f"the cleaning step {self.step.type!r} spoilt document {document.id!r}: {error.message}"
+            ) from error
         same = evolve(document, text=cleaned.text, prompt=cleaned.prompt, messages=cleaned.messages)
         if cleaned != same:
             raise PluginError(

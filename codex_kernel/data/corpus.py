@@ -26,11 +26,11 @@ from codex_kernel.data.clean import Cleaning, CleaningStep
 from codex_kernel.data.kept import DamagedError, DigestedFile
 from codex_kernel.data.options import DataOptions
 from codex_kernel.data.split import in_validation
-from codex_kernel.data.survey import ContentDigest, Records, Survey, documents_of, is_empty, survey
+from codex_kernel.data.survey import ContentDigest, Records, Survey, changed, documents_of, is_empty, survey
 from codex_kernel.errors import InputError, StorageError
-from codex_kernel.interfaces import CorpusText, Document, Message, Reporter
+from codex_kernel.interfaces import BadRecord, CorpusText, Document, Message, Reporter
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "corpora"
 _SPLITS = ("train", "validation")
 
@@ -40,9 +40,13 @@ MakeSteps = Callable[[], Sequence[CleaningStep]]
 
 @frozen
 class SplitCounts:
-    """A split of a corpus: `masked` counts documents with a prompt or messages, `sources` those of each source."""
+    """A split of a corpus: `masked` counts documents with a prompt or messages, `sources` those of each source.
+
+    `texts` are what a tokenizer is trained on: a document each, of a conversation its messages.
+    """
 
     documents: int
+    texts: int
     groups: int
     bytes: int
     masked: int
@@ -63,7 +67,10 @@ class StoredCorpus:
             with (self.folder / f"{split}.ndjson").open("rb") as file:
                 yield from map(_read_line, file)
         except (OSError, ValueError) as error:
-            raise StorageError(f"{self.folder}: the corpus kept there cannot be read: {error}") from error
+            raise StorageError(
+                f"{self.folder}: the corpus kept there cannot be read: {error}",
+                remedy="try again: what is gone or damaged is built anew",
+            ) from error
 
 
 @define(eq=False)
@@ -77,6 +84,8 @@ class Corpus:
     make_steps: MakeSteps
     cache: Path
     report: Reporter
+    cleaning: Sequence[str]
+    """What decides each cleaning step."""
     key: str
     _stored: StoredCorpus | None = field(init=False, default=None)
 
@@ -93,15 +102,16 @@ class Corpus:
     ) -> Corpus:
         """Read the dataset once, to know which corpus it is."""
         found = survey(records, options, report)
+        cleaning = _described(make_steps())
         key = kept.digest(
             format=FORMAT,
             content=found.content,
             seed=seed,
             validation_fraction=options.validation_fraction,
             duplicates=options.duplicates,
-            cleaning=[step.description for step in make_steps()],
+            cleaning=cleaning,
         )
-        return cls(records, found, options, seed, make_steps, cache, report, key)
+        return cls(records, found, options, seed, make_steps, cache, report, cleaning, key)
 
     def stored(self) -> StoredCorpus:
         """Return the corpus from the cache, building it where it is not there or damaged.
@@ -111,7 +121,7 @@ class Corpus:
         """
         if self._stored is None:
             folder = self.cache / FOLDER / self.key
-            with kept.locked(folder):
+            with kept.locked(folder, self.report):
                 self._stored = self._reused(folder) or self._built(folder)
         return self._stored
 
@@ -139,8 +149,19 @@ class Corpus:
             with kept.storage(folder.parent):
                 files = {f"{name}.ndjson": writer.file.finish() for name, writer in build.writers.items()}
                 kept.commit(temporary, folder, self.key, FORMAT, files, build.about())
+        try:
+            corpus = read(folder, self.key)
+        except DamagedError as damage:
+            raise StorageError(
+                f"{folder}: the corpus written there cannot be read back: {damage}",
+                remedy="look at the disk, or choose a cache folder on another one",
+            ) from damage
         self.report.event("corpus_built", key=self.key)
-        return read(folder, self.key)
+        return corpus
+
+
+def _described(steps: Iterable[CleaningStep]) -> list[str]:
+    return [step.description for step in steps]
 
 
 def read(folder: Path, key: str) -> StoredCorpus:
@@ -156,6 +177,9 @@ def read(folder: Path, key: str) -> StoredCorpus:
 @frozen(eq=False)
 class _Texts:
     corpus: Corpus
+
+    def __len__(self) -> int:
+        return self.corpus.stored().splits["train"].texts
 
     def __iter__(self) -> Iterator[str]:
         for document in self.corpus.stored().documents("train"):
@@ -174,6 +198,7 @@ class _SplitWriter:
 
     file: DigestedFile
     documents: int = 0
+    texts: int = 0
     bytes: int = 0
     masked: int = 0
     sources: Counter[str] = field(factory=Counter)
@@ -182,6 +207,7 @@ class _SplitWriter:
     def add(self, document: Document) -> None:
         self.file.write(_line(document))
         self.documents += 1
+        self.texts += len(document.messages) or 1
         self.bytes += _text_bytes(document)
         self.masked += bool(document.prompt or document.messages)
         self.sources[document.source] += 1
@@ -190,7 +216,7 @@ class _SplitWriter:
 
     def counts(self) -> SplitCounts:
         groups = len(np.unique(np.array(self._groups, np.uint64)))
-        return SplitCounts(self.documents, groups, self.bytes, self.masked, dict(self.sources))
+        return SplitCounts(self.documents, self.texts, groups, self.bytes, self.masked, dict(self.sources))
 
 
 @define(eq=False)
@@ -206,7 +232,13 @@ class _Build:
     repeated: int = field(init=False, default=0)
 
     def run(self) -> None:
-        self.cleaning = Cleaning.of(self.corpus.make_steps())
+        steps = self.corpus.make_steps()
+        if _described(steps) != self.corpus.cleaning:
+            raise InputError(
+                "a file that a cleaning step reads changed while the run started",
+                remedy="leave the files alone while a run starts, and start it again",
+            )
+        self.cleaning = Cleaning.of(steps)
         with kept.storage(self.folder.parent):
             for name in _SPLITS:
                 self.writers[name] = _SplitWriter(DigestedFile(self.folder / f"{name}.ndjson"))
@@ -220,9 +252,9 @@ class _Build:
         known = self.corpus.survey
         activity = Activity(self.corpus.report, "clean", "documents", known.documents)
         seen = 0
-        bad: list[Any] = []
+        bad: list[BadRecord] = []
         for document in documents_of(self.corpus.records, self.corpus.options.skip_bad, bad):
-            self.content.add(document)
+            self.content.add(document)  # once more: files may change between two passes
             seen += 1
             activity.at(seen)
             if is_empty(document):
@@ -232,8 +264,7 @@ class _Build:
             self.repeated += repeated
             if not (repeated and self._drops_repeated):
                 yield document
-        if bad:
-            self.content.note_bad(len(bad))
+        self.content.note_bad(bad)
         activity.end(seen)
         _refuse_change(known, seen, self.content.hex())
 
@@ -272,11 +303,8 @@ class _Build:
 
 def _refuse_change(known: Survey, seen: int, content: str) -> None:
     if content != known.content:
-        raise InputError(
-            f"the dataset changed while it was read: {known.documents} documents the first time, {seen} the second"
-            + (", with other content" if seen == known.documents else ""),
-            remedy="leave the files alone while a run starts; a dataset plugin must give the same documents each time",
-        )
+        counts = f"{known.documents} documents the first time, {seen} the second"
+        raise changed(counts + (", with other content" if seen == known.documents else ""))
 
 
 def _refuse_empty(build: _Build) -> None:

@@ -100,7 +100,12 @@ class Encoder:
         ids = np.concatenate([*order, [self.tokenizer.eos_id]]).astype(np.int64)
         return Encoded(document, ids, None, len(document.text.encode()), rearranged=True)
 
-    def _conversation(self, document: Document, chat: ChatIds) -> Encoded:
+    def _conversation(self, document: Document, chat: Any) -> Encoded:
+        if not isinstance(chat, ChatIds) or chat.text_bytes < 0:
+            raise PluginError(
+                f"the tokenizer gave {reprlib.repr(chat)} for the conversation {document.id!r}, expected a "
+                "codex_kernel.ChatIds"
+            )
         ids = _checked_ids(chat.ids, document, self.tokenizer.vocab_size)
         trained = np.asarray(chat.trained, bool)
         if trained.shape != ids.shape:
@@ -121,7 +126,7 @@ class Encoder:
                 remedy="choose a tokenizer with one (hf), or give prompt and completion instead of messages",
             )
         try:
-            chats = self.tokenizer.encode_chats([document.messages for document in documents])
+            chats = list(self.tokenizer.encode_chats([document.messages for document in documents]))
         except ConversationError as error:
             _blame(error, documents[error.index])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about one of these
@@ -200,7 +205,7 @@ def _encode_texts(texts: Sequence[str], owners: Sequence[Document], tokenizer: T
 def _call_batch(tokenizer: BatchTokenizer, texts: list[str], owners: Sequence[Document]) -> Iterable[Any]:
     where = f"documents {owners[0].id!r} … {owners[-1].id!r}"
     try:
-        answers = tokenizer.encode_batch(texts)
+        answers = list(tokenizer.encode_batch(texts))
     except CodexError:
         raise
     except Exception as error:

@@ -7,6 +7,7 @@ is opened, by the sha256 of each file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,9 +22,12 @@ from attrs import asdict, define, field, frozen
 
 from codex_kernel.durable import sync_folder
 from codex_kernel.errors import StorageError
+from codex_kernel.interfaces import Reporter
 
 META = "meta.json"
 _BUFFER_BYTES = 1 << 20
+_WAIT = "wait for another process that builds the same data"
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class DamagedError(Exception):
@@ -121,16 +125,41 @@ def commit(  # noqa: PLR0913 - what is said of a folder
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, once whoever holds it lets go; it ends with its process."""
+def locked(folder: Path, report: Reporter) -> Iterator[None]:
+    """Hold the lock of a folder, once whoever holds it lets go; it ends with its process.
+
+    Where nothing can be written, nothing can be built or removed either: a folder that is there is read without it.
+    """
+    lock = folder.parent / f"{folder.name}.lock"
     with storage(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = (folder.parent / f"{folder.name}.lock").open("ab")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("ab")
+        except OSError as error:
+            if error.errno not in _READ_ONLY or not folder.is_dir():
+                raise
+            file = None
+    if file is None:
+        yield
+        return
     with file:
         with storage(folder.parent):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _wait_for(file, folder, report)
             os.utime(file.fileno())  # when the folder was last used
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # also for processes that were forked meanwhile and live on
+
+
+def _wait_for(file: IO[bytes], folder: Path, report: Reporter) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        report.event("data_awaited", folder=str(folder))
+        report.activity(_WAIT, 0, 1)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        report.activity(_WAIT, 1, 1)
 
 
 @contextmanager

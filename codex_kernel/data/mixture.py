@@ -27,6 +27,7 @@ Spans = Mapping[str, tuple[int, int]]
 """Source → its first block and how many blocks it has."""
 
 _CHUNK = 1 << 14  # positions worked on at once: they stay in the processor's cache
+_MANY = 64  # sources
 _LARGEST_TOTAL = 1 << 31  # of whole weights: products with a remainder stay below 2^63
 
 
@@ -233,6 +234,8 @@ class _Shapes:
         """Return where to try a cut: half of the weight, half of the sources, the largest one by itself."""
         sums = np.cumsum([self.means[source] for source in ranked])
         half = int(np.abs(sums[:-1] - sums[-1] / 2).argmin()) + 1
+        if len(ranked) > _MANY:  # no choice, and no lopsided cut, or the tree would be too deep
+            return [min(max(half, len(ranked) // 4), 3 * len(ranked) // 4)]
         return sorted({half, (len(ranked) + 1) // 2, 1})
 
     def _cut(self, ranked: tuple[int, ...], place: int, total: float) -> tuple[_Shape, dict[int, float]]:

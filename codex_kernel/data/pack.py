@@ -52,7 +52,8 @@ class SplitFacts:
 class SplitWriter:
     """Writes a split into `folder`, which exists; every method may raise OSError.
 
-    Sources come one after the other, each beginning with a block of its own.
+    Sources come one after the other, each beginning with a block of its own; only a last token that is no more than a
+    target may stand before it there.
     """
 
     folder: Path
@@ -85,7 +86,7 @@ class SplitWriter:
         if source in self._stream.sources:
             raise ValueError(source)
         self._end_source(eos_id)
-        self._stream.pad_block(eos_id)
+        self._stream.end_block(eos_id)
         self._source = source
         self._stream.sources[source] = self._stream.block
         if self.packing != "stream":
@@ -171,6 +172,14 @@ class _Stream:
         self._target_bytes += text_bytes
         self._pieces_cut += start // self.seq_len != (start + length - 1) // self.seq_len
         self._count_targets(start, length, read, text_bytes)
+
+    def end_block(self, eos_id: int) -> None:
+        """Pad the block under way, unless it has no more than the token that is the last target of the one before.
+
+        Such a block would train nothing; it goes on with the next source.
+        """
+        if self._at % self.seq_len != 1:
+            self.pad_block(eos_id)
 
     def pad_block(self, eos_id: int) -> None:
         """Fill the block under way."""
@@ -313,7 +322,11 @@ def fill(lengths_N: Any, room: int) -> Iterator[Any]:
     block_N = best_fit(lengths_N, room)
     longest_first = np.argsort(-lengths_N, kind="stable")
     order = longest_first[np.argsort(block_N[longest_first], kind="stable")]
-    yield from np.split(order, np.flatnonzero(np.diff(block_N[order])) + 1)
+    low = 0
+    for high in (np.flatnonzero(np.diff(block_N[order])) + 1).tolist():
+        yield order[low:high]
+        low = high
+    yield order[low:]
 
 
 def best_fit(lengths_N: Any, room: int) -> Any:

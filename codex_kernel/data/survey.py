@@ -6,7 +6,7 @@ One rule: documents stream by; what is kept of each is 32 bytes of digests, neve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -52,14 +52,13 @@ def survey(records: Records, options: DataOptions, report: Reporter) -> Survey:
     activity = Activity(report, "read", "documents")
     count = 0
     for count, document in enumerate(documents_of(records, options.skip_bad, bad), 1):
-        content.add(document)
+        contents += content.add(document)
         ids += short_digest(fields_of(document.id))
-        contents += short_digest(content_of(document))
         activity.at(count)
     activity.end(count)
-    _refuse_repeated_ids(repeated(ids), records)
+    _refuse_repeated_ids(repeated(ids), records, options.skip_bad)
+    content.note_bad(bad)
     if bad:
-        content.note_bad(len(bad))
         report.warning(
             f"{len(bad):,} records cannot be read and are skipped (data.skip_bad {options.skip_bad:,}); "
             f"the first: {_in_words(bad[0])}"
@@ -78,7 +77,7 @@ def documents_of(records: Records, skip_bad: int, bad: list[BadRecord]) -> Itera
             if isinstance(record, BadRecord):
                 _count_bad(record, skip_bad, bad)
                 continue
-            yield _checked(record)
+            yield checked(record, "the dataset")
             seen, last = seen + 1, record.id
     except CodexError:
         raise
@@ -99,19 +98,21 @@ def refuse_one_shot(records: Records) -> None:
 
 @define(eq=False)
 class ContentDigest:
-    """A digest of documents in their order: every field counts, and no two sequences of fields look the same."""
+    """A digest of documents in their order: every field counts, and no two sequences of documents look the same."""
 
     _sha256: Any = field(init=False, factory=hashlib.sha256)
 
-    def add(self, document: Document) -> None:
-        """Take in a document; raise InputError where its text is not valid Unicode."""
-        named = fields_of(document.id, document.group, document.language, document.source)
-        self._sha256.update(named)
-        self._sha256.update(content_of(document))
+    def add(self, document: Document) -> bytes:
+        """Take in a document, and return a digest of its content; raise InputError where that is not valid Unicode."""
+        content = hashlib.sha256(content_of(document)).digest()
+        self._sha256.update(fields_of(document.id, document.group, document.language, document.source))
+        self._sha256.update(content)
+        return content[:_DIGEST_BYTES]
 
-    def note_bad(self, count: int) -> None:
-        """Take in how many records were skipped: the report that is kept with the documents names it."""
-        self._sha256.update(f"bad {count}".encode())
+    def note_bad(self, records: Sequence[BadRecord]) -> None:
+        """Take in the records that were skipped: the report that is kept with the documents names them."""
+        for record in records:
+            self._sha256.update(repr((record.where, record.problem, record.remedy)).encode())
 
     def hex(self) -> str:
         """Return the digest of what was taken in so far."""
@@ -158,12 +159,22 @@ def repeated(digests: bytearray) -> Any:
     return repeated_D
 
 
-def _refuse_repeated_ids(repeated_D: Any, records: Records) -> None:
+def changed(what: str) -> InputError:
+    """Return the error for a dataset that did not give the same documents again."""
+    return InputError(
+        f"the dataset changed while it was read: {what}",
+        remedy="leave the files alone while a run starts; a dataset plugin must give the same documents each time",
+    )
+
+
+def _refuse_repeated_ids(repeated_D: Any, records: Records, skip_bad: int) -> None:
     places = np.flatnonzero(repeated_D)
     if not len(places):
         return
     second = int(places[0])
-    ids = [one.id for one in islice((one for one in records if isinstance(one, Document)), second + 1)]
+    ids = [document.id for document in islice(documents_of(records, skip_bad, []), second + 1)]
+    if len(ids) <= second or ids.index(ids[second]) == second:
+        raise changed(f"two of {len(repeated_D)} documents had one id the first time, not the second")
     raise InputError(
         f"the dataset gave two documents with one id: number {ids.index(ids[second]) + 1} and number {second + 1} "
         f"are both {ids[second]!r}",
@@ -186,9 +197,13 @@ def _in_words(record: BadRecord) -> str:
     return f"{record.where}: {record.problem}"
 
 
-def _checked(document: object) -> Document:
+def checked(document: object, giver: str) -> Document:
+    """Return what a plugin gave; raise PluginError where it is no document, InputError where it is not valid Unicode.
+
+    Whether its content is valid Unicode is not looked at.
+    """
     if not isinstance(document, Document):
-        raise PluginError(f"the dataset gave a {type(document).__name__}, expected a codex_kernel.Document")
+        raise PluginError(f"{giver} gave a {type(document).__name__}, expected a codex_kernel.Document")
     for name in ("id", "group", "prompt", "text", "language", "source"):
         value = getattr(document, name)
         if not isinstance(value, str):
@@ -213,9 +228,18 @@ def _refuse_surrogates(document: Document, name: str) -> None:
 def _check_messages(document: Document) -> None:
     if document.text or document.prompt:
         raise PluginError(f"document {document.id!r}: expected messages, or text and prompt, got both")
-    for number, turn in enumerate(cast("Iterable[Any]", document.messages)):
-        if not (isinstance(turn, Message) and all(isinstance(one, str) for one in (turn.role, turn.content))):
+    messages = cast("Any", document.messages)
+    if not isinstance(messages, tuple | list):
+        raise PluginError(
+            f"document {document.id!r}: messages: expected a tuple, got {type(messages).__name__}"
+        )
+    for number, turn in enumerate(messages):
+        if not (
+            isinstance(turn, Message)
+            and all(isinstance(one, str) for one in (turn.role, turn.content))
+            and isinstance(turn.trained, bool)
+        ):
             raise PluginError(
                 f"document {document.id!r}: messages[{number}]: expected a codex_kernel.Message with a role and a "
-                f"content that are strings, got {turn!r:.80}"
+                f"content that are strings, and trained true or false, got {turn!r:.80}"
             )

@@ -145,7 +145,9 @@ def test_a_tokenizer_is_trained_on_all_turns(tmp_path):
         Document("a", "a", "text", "prompt "),
         Document("c", "c", messages=(Message("user", "question"), Message("assistant", "answer"))),
     ]
-    assert list(make_corpus(docs, tmp_path).texts()) == ["prompt text", "question", "answer"]
+    texts = make_corpus(docs, tmp_path).texts()
+    assert list(texts) == ["prompt text", "question", "answer"]
+    assert len(texts) == 3
 
 
 # ── cleaning ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -41,7 +41,9 @@ PYTHONS = {version.rpartition(".")[0]: path for version, path in find_pythons().
 def test_the_tests_of_the_kernel_pass(version, kernel_wheel, tmp_path):
     """A copy of the tests, which sees nothing of the checkout, passes with the wheel."""
     environment = make_environment(tmp_path / "venv", PYTHONS[version])
-    environment.install(f"{kernel_wheel}[parquet,zstd]", "pytest", "pytest-timeout", "hypothesis", "jsonschema")
+    environment.install(
+        f"{kernel_wheel}[parquet,zstd]", "pytest", "pytest-timeout", "hypothesis", "jsonschema"
+    )
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))

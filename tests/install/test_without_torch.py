@@ -16,7 +16,17 @@ from tests.install.environments import ROOT, Environment, find_pythons, make_env
 from tests.toys import TOY_MANIFEST, install_toys
 
 PYTHONS = find_pythons()
-HEAVY = ["torch", "transformers", "safetensors", "mlflow", "peft", "sentencepiece", "psutil", "datasketch", "pyarrow"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "safetensors",
+    "mlflow",
+    "peft",
+    "sentencepiece",
+    "psutil",
+    "datasketch",
+    "pyarrow",
+]
 PLUGINS = ["codex_torch", "codex_hf", "codex_spm", "codex_mlflow", "codex_sysmon", "codex_clean"]
 
 
