@@ -100,11 +100,12 @@ class Encoder:
         ids = np.concatenate([*order, [self.tokenizer.eos_id]]).astype(np.int64)
         return Encoded(document, ids, None, len(document.text.encode()), rearranged=True)
 
-    def _conversation(self, document: Document, chat: Any) -> Encoded:
-        if not isinstance(chat, ChatIds) or chat.text_bytes < 0:
+    def _conversation(self, document: Document, chat: object) -> Encoded:
+        size: Any = getattr(chat, "text_bytes", None)
+        if not isinstance(chat, ChatIds) or not isinstance(size, int) or size < 0:
             raise PluginError(
                 f"the tokenizer gave {reprlib.repr(chat)} for the conversation {document.id!r}, expected a "
-                "codex_kernel.ChatIds"
+                "codex_kernel.ChatIds with a whole number of bytes"
             )
         ids = _checked_ids(chat.ids, document, self.tokenizer.vocab_size)
         trained = np.asarray(chat.trained, bool)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,33 @@ def test_blocks_without_targets_are_told(tmp_path):
     data = make_data([Document("a", "a", "yes", "p" * 30)], tmp_path, report=report)
     assert data.report["splits"]["train"]["blocks_without_targets"] == 3
     assert len(report.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("docs", "options", "message"),
+    [
+        (
+            documents("a" * 20, "b"),
+            {"on_overflow": "drop"},
+            "1 of 2 documents of the train split are longer than 8",
+        ),
+        (documents("a" * 20), {"on_overflow": "truncate_right"}, "were cut: 13 tokens are lost"),
+        ([Document("a", "a", "yes", "p" * 30)], {}, "3 of 5 blocks of the train split train nothing"),
+        (
+            [*documents("b"), Document("a", "a", "yes", "p" * 30)],
+            {"on_overflow": "truncate_right", "on_no_target": "drop"},
+            r"nothing is trained in 1 of 2 documents of the train split, which are dropped",
+        ),
+    ],
+)
+def test_what_is_not_trained_is_told_to_every_run(tmp_path, docs, options, message):
+    """A run that finds its tokens in the cache is told what the one was told that has built them."""
+    first, second = RecordingReporter(), RecordingReporter()
+    for report in (first, second):
+        make_data(docs, tmp_path, report=report, **options)
+    assert second.events[-1][0] == "data_reused"
+    assert re.search(message, "\n".join(first.warnings))
+    assert second.warnings == first.warnings
 
 
 def test_progress_is_reported(tmp_path):

@@ -5,7 +5,9 @@ import pytest
 from attrs import define, field, frozen
 from token_builders import CountingTokens, documents, make_corpus, make_data
 
+from codex_kernel.data import kept
 from codex_kernel.data.clean import CleaningStep
+from codex_kernel.data.survey import ContentDigest
 from codex_kernel.errors import InputError, PluginError, StorageError
 from codex_kernel.interfaces import BadRecord, Cleaned, Document, Message
 from codex_kernel.testing import RecordingReporter
@@ -131,6 +133,29 @@ def test_a_corpus_that_is_lost_while_it_is_read_is_explained(tmp_path):
         texts_of(corpus)
 
 
+def test_a_corpus_that_cannot_be_read_back_is_a_fault_of_the_disk(tmp_path, monkeypatch):
+    """What was written is compared at once; where it is something else, the run ends."""
+    commit = kept.commit
+
+    def commit_badly(temporary, folder, *arguments):
+        commit(temporary, folder, *arguments)
+        (folder / "train.ndjson").write_bytes(b"{}")
+
+    monkeypatch.setattr(kept, "commit", commit_badly)
+    with pytest.raises(StorageError, match="the corpus written there cannot be read back") as caught:
+        make_corpus(documents("one"), tmp_path).stored()
+    assert caught.value.remedy
+
+
+def test_no_two_sequences_of_documents_have_one_digest():
+    """A conversation is not taken for other documents whose fields have the same words in the same order."""
+    one, other = ContentDigest(), ContentDigest()
+    one.add(Document("i", "g", messages=(Message("r1", "c1"), Message("r2", "c2"))))
+    for document in [Document("i", "g"), Document("r1", "c1", "1", "c2", language="1", source="r2")]:
+        other.add(document)
+    assert one.hex() != other.hex()
+
+
 def test_tokens_of_another_length_do_not_read_the_dataset_again(tmp_path):
     """Cleaned documents are kept for the next tokenizer, the next seq_len."""
     make_data(documents("one", "two"), tmp_path, seq_len=8)
@@ -212,6 +237,18 @@ def test_a_broken_step_is_named(tmp_path, answer, message):
     assert not list((tmp_path / "corpora").glob("*/meta.json"))
 
 
+def test_a_step_whose_files_change_while_the_run_starts_is_refused(tmp_path):
+    """What a step reads decides the key; a corpus that was cleaned by something else is never kept under it."""
+    versions = iter("12")
+
+    def make():
+        return CleaningStep("shout", next(versions), Shout())
+
+    with pytest.raises(InputError, match="a file that a cleaning step reads changed while the run started"):
+        make_corpus(documents("a"), tmp_path, steps=[make]).stored()
+    assert not list((tmp_path / "corpora").glob("*/meta.json"))
+
+
 def test_a_step_that_drops_everything_is_told(tmp_path):
     """The error says which step dropped how many documents."""
     with pytest.raises(InputError, match=r"nothing is left of the dataset: 2 documents.*2 dropped by shout"):
@@ -258,6 +295,29 @@ def test_how_many_may_be_skipped_does_not_decide_the_tokens(tmp_path):
     second = make_data(docs, tmp_path, tokenizer=tokenizer, skip_bad=7)
     assert first.report["key"] == second.report["key"]
     assert len(tokenizer.texts) == 1
+
+
+def test_records_that_are_bad_in_another_way_are_told_anew(tmp_path):
+    """The report names what is wrong with them now, not what was wrong when the same documents were kept."""
+    for problem in ("not an object", "no field text"):
+        report = make_data([*documents("one"), BadRecord("f:2", problem)], tmp_path, skip_bad=1).report
+        assert [record["problem"] for record in report["bad_records"]] == [problem]
+
+
+def test_a_dataset_that_repeats_an_id_only_once_has_changed(tmp_path):
+    """Where the two documents are looked up to name them and there are no longer two, that is the error."""
+
+    class Changing:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter(documents("a") * (2 if self.passes == 1 else 1))
+
+    with pytest.raises(
+        InputError, match="the dataset changed while it was read: two of 2 documents had one id"
+    ):
+        make_data(Changing(), tmp_path)
 
 
 def test_messages_beside_a_text_are_refused(tmp_path):

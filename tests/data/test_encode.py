@@ -197,6 +197,26 @@ def test_documents_without_a_target_end_the_run(tmp_path):
     assert "data.on_no_target=drop" in caught.value.remedy
 
 
+@pytest.mark.parametrize("loss_on", ["targets", "all"])
+@pytest.mark.parametrize("packing", ["stream", "whole"])
+def test_a_conversation_without_tokens_has_no_target(tmp_path, loss_on, packing):
+    """A template may write nothing at all: such a document is counted, never written as a piece of no length."""
+
+    class Silent(SpecialTokens):
+        def chat(self, turns):
+            return super().chat(turns) if turns[0].content else ChatIds([], [], 0)
+
+    docs = [
+        chat(("user", "a"), ("assistant", "b"), name="good"),
+        chat(("user", ""), ("user", "x"), name="bad"),
+    ]
+    options = {"tokenizer": Silent(), "loss_on": loss_on, "packing": packing, "seq_len": 32}
+    with pytest.raises(InputError, match="nothing is trained in 1 of 2 documents: 'bad'"):
+        make_data(docs, tmp_path, **options)
+    report = make_data(docs, tmp_path, on_no_target="drop", **options).report["splits"]["train"]
+    assert (report["documents"], report["documents_without_target"]) == (1, 1)
+
+
 def test_documents_without_a_target_can_be_dropped(tmp_path):
     """With on_no_target drop they are left out, counted and told."""
     report = RecordingReporter()

@@ -207,6 +207,17 @@ def test_weights_are_shares_in_any_unit(weights, whole):
     assert np.allclose(whole_weights(weights), whole, rtol=1e-9, atol=0)
 
 
+def test_hundreds_of_sources_keep_their_shares_too():
+    """The tree over them is made in time and is no deeper than a program may be; shares are kept to within two."""
+    sizes = {f"s{i}": 3 for i in range(500)}
+    for weights in (
+        {name: 1.0 + i % 7 for i, name in enumerate(sizes)},
+        {n: 0.9**i for i, n in enumerate(sizes)},
+    ):
+        mixture = mixed(sizes, weights)
+        assert farthest(mixture, 64 * WINDOW) <= 2
+
+
 def test_a_weight_for_nothing_is_an_error():
     """A source that is to be trained has blocks; one of weight 0 need not."""
     with pytest.raises(InputError, match=r"source 'b' of the mixture has a weight of 0\.3 and no block"):

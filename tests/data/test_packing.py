@@ -247,6 +247,20 @@ def test_a_block_has_one_source(first, second, seq_len, packing):
         assert len(targets) == sum(first) + sum(second)
 
 
+@pytest.mark.parametrize("size", [7, 8, 9])
+def test_the_end_of_a_source_makes_no_block_without_targets(tmp_path, size):
+    """A last token that is no more than a target takes one place of the next source's first block, not all of it."""
+    docs = [Document("a", "a", "a" * size, source="A"), Document("b", "b", "b" * size, source="B")]
+    report = RecordingReporter()
+    data = make_data(docs, tmp_path, report=report)
+    batch = data.train.gather(np.arange(len(data.train)))
+    assert (batch.targets_BT != IGNORE_INDEX).any(axis=1).all()
+    assert (batch.targets_BT == ord("a")).sum() == (batch.targets_BT == ord("b")).sum() == size - 1
+    assert (batch.targets_BT == EOS).sum() == 2
+    assert data.train.text_bytes(np.arange(len(data.train))) == 2 * size
+    assert report.warnings == []
+
+
 def test_a_source_that_comes_again_is_refused(tmp_path):
     """A dataset gives the documents of a source one after the other."""
     docs = [Document("1", "1", "x", source="A"), Document("2", "2", "y", source="B")]
