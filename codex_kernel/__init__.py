@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from codex_kernel.interfaces import Trainer as Trainer
     from codex_kernel.interfaces import TrainResult as TrainResult
     from codex_kernel.interfaces import UnknownToken as UnknownToken
+    from codex_kernel.native_calls import interruptible as interruptible
     from codex_kernel.options import Secret as Secret
     from codex_kernel.options import Sources as Sources
     from codex_kernel.options import option as option
@@ -88,6 +89,7 @@ _HOMES = {
         "OffsetTokenizer Outcome Parts PretrainedFormat Probe Probes Progress Reporter RunContext SavedTokenizer "
         "SpecialTokens StopRequest TextPieces Tokenizer TrainedTokenizer Trainer TrainResult UnknownToken"
     ),
+    "native_calls": "interruptible",
     "options": "Secret Sources option",
     "records": "RecordFields TextFields columns_of document_of",
     "retention": "KeepBest retained_steps",

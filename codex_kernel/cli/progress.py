@@ -53,6 +53,8 @@ class ProgressReporter(TerminalReporter):
 
 def progress(name: str, done: float, total: float | None, unit: str, seconds: float) -> str:
     """Say how far a piece of work is: `encode: 120 of 480 documents, 25 %, 3 s left`."""
+    if total == 1:  # one thing, which has begun or is done
+        return f"{name} …" if done < 1 else f"{name}: {duration(seconds)}"
     if total is None:
         return f"{name}: {done:,.0f} {unit}".rstrip() if done > 1 else f"{name} …"
     parts = [f"{name}: {done:,.0f} of {total:,.0f} {unit}".rstrip()]

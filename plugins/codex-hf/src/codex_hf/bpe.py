@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from codex_hf.byte_level import byte_level
-from codex_hf.trained import TrainedOptions
+from codex_hf.trained import TrainedOptions, learn
 from codex_kernel import RunContext, option
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class HFBPETokenizer(TrainedOptions):
     )
     min_frequency: int = option(2, help="How often a pair of tokens must occur to be merged.", ge=1)
 
-    def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:  # noqa: ARG002
+    def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:
         """Train with the library's trainer; the special tokens come first."""
         from tokenizers import models, pre_tokenizers, trainers
 
@@ -47,6 +47,6 @@ class HFBPETokenizer(TrainedOptions):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer=trainer)
+        learn(backend, texts, trainer, run.report)
         backend.pre_tokenizer = byte_level(models.BPE()).pre_tokenizer
         return backend

@@ -8,19 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import fields, frozen
 
 from codex_hf.chat_template import template_problems
 from codex_hf.fast_tokenizer import CONFIG_FILE, TOKENIZER_FILE, FastTokenizer, companion_config
 from codex_hf.tokenizer_file import fast_tokenizer, first_loss, load_fast_tokenizer
-from codex_kernel import CorpusText, InputError, PluginError, RunContext, hookimpl, option
+from codex_kernel import (
+    CorpusText,
+    InputError,
+    PluginError,
+    Reporter,
+    RunContext,
+    hookimpl,
+    interruptible,
+    option,
+)
 
 if TYPE_CHECKING:
     import tokenizers
 
 EOS_TOKEN = "<|endoftext|>"  # noqa: S105 - a token of a vocabulary, no password
+_LEARNING = "learn vocabulary"
 _BATCH_TEXTS = 256
 _BATCH_CHARACTERS = 1 << 20
 _OF_A_FILE = ("eos_token", "pad_token", "path", "chat_template")
@@ -183,6 +193,16 @@ class TrainedOptions:
         else:
             remedy = "use a byte-level vocabulary without normaliser; leave tokenizer.path out to train one"
         raise InputError(f"the tokenizer loses text: {loss}", remedy=remedy)
+
+
+def learn(backend: tokenizers.Tokenizer, texts: Iterator[list[str]], trainer: Any, report: Reporter) -> None:
+    """Let the library learn a vocabulary, which takes minutes and looks for no signal; Ctrl-C ends it."""
+
+    def waiting(seconds: float) -> None:
+        report.activity(_LEARNING, int(seconds), None, "s")
+
+    interruptible(lambda given: backend.train_from_iterator(given, trainer=trainer), texts, waiting)
+    report.activity(_LEARNING, 1, 1)
 
 
 def _batches(run: RunContext, corpus: CorpusText) -> Iterator[list[str]]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from codex_hf.byte_level import BYTE_OF, byte_level
-from codex_hf.trained import TrainedOptions
+from codex_hf.trained import TrainedOptions, learn
 from codex_hf.unigram_training import LONGEST_WORD_BYTES, prune
-from codex_kernel import RunContext, option
+from codex_kernel import Reporter, RunContext, option
 
 if TYPE_CHECKING:
     import tokenizers
@@ -45,7 +45,9 @@ class HFUnigramTokenizer(TrainedOptions):
         from tokenizers import models
 
         wanted = self.vocab_size - len(self.all_special_tokens)
-        candidates, words = _candidates(texts, _CANDIDATES_PER_TOKEN * wanted, self.max_token_bytes)
+        candidates, words = _candidates(
+            texts, _CANDIDATES_PER_TOKEN * wanted, self.max_token_bytes, run.report
+        )
         scored = prune(words, candidates, sorted(BYTE_OF), wanted, run.report)
         backend = byte_level(models.Unigram(vocab=scored))
         backend.add_special_tokens(self.added_tokens)
@@ -53,7 +55,7 @@ class HFUnigramTokenizer(TrainedOptions):
 
 
 def _candidates(
-    texts: Iterator[list[str]], count: int, longest_bytes: int
+    texts: Iterator[list[str]], count: int, longest_bytes: int, report: Reporter
 ) -> tuple[list[str], dict[str, int]]:
     """Return at most `count` candidates, bytes included, and how often each piece of the texts occurs."""
     from tokenizers import models, pre_tokenizers, trainers
@@ -66,7 +68,7 @@ def _candidates(
         show_progress=False,
     )
     backend = byte_level(models.BPE(), longest_piece_bytes=LONGEST_WORD_BYTES)
-    backend.train_from_iterator(texts, trainer=trainer)
+    learn(backend, texts, trainer, report)
     # The trainer keeps what it counted, and its state is JSON.
     state: dict[str, Any] = json.loads(trainer.__getstate__())
     return sorted(backend.get_vocab()), state["BpeTrainer"]["words"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from codex_hf.byte_level import BYTE_OF, byte_level
-from codex_hf.trained import TrainedOptions
+from codex_hf.trained import TrainedOptions, learn
 from codex_kernel import RunContext, option
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class HFWordPieceTokenizer(TrainedOptions):
     )
     min_frequency: int = option(2, help="How often a pair of tokens must occur to be merged.", ge=1)
 
-    def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:  # noqa: ARG002
+    def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:
         """Train with the library's trainer; the special tokens come last."""
         from tokenizers import decoders, pre_tokenizers, trainers
 
@@ -55,7 +55,7 @@ class HFWordPieceTokenizer(TrainedOptions):
             show_progress=False,
         )
         training = byte_level(_model({}), longest_piece_bytes=_LONGEST_PIECE_BYTES)
-        training.train_from_iterator(texts, trainer=trainer)
+        learn(training, texts, trainer, run.report)
         learned = training.get_vocab(with_added_tokens=False)
         order = sorted(learned, key=lambda token: (token not in BYTE_OF, learned[token]))
         backend = byte_level(

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
-from codex_kernel import CorpusText, InputError, PluginError, Reporter
+from codex_kernel import CorpusText, InputError, PluginError, Reporter, interruptible
 from codex_spm.vocabulary import PROBES, Vocabulary, check_round_trip, check_unicode, open_model
 
 if TYPE_CHECKING:
@@ -67,16 +67,23 @@ def train(options: SentencePieceTokenizer, corpus: CorpusText, report: Reporter)
     Raises InputError where the corpus is empty or `vocab_size` does not suit it.
     """
     counts = Counts()
-    report.activity("train tokenizer", 0, None, "documents")
+
+    def run_trainer(texts: Iterator[str]) -> bytes:
+        return _run_trainer(options, sentences(texts, options.max_line_bytes, counts))
+
+    def waiting(seconds: float) -> None:
+        report.activity("learn vocabulary", int(seconds), None, "s")
+
+    model = interruptible(run_trainer, _told(corpus, report), waiting)
+    report.activity("learn vocabulary", 1, 1)
     vocabulary = open_model(
-        _run_trainer(options, sentences(_told(corpus, report), options.max_line_bytes, counts)),
+        model,
         origin="trained tokenizer",
         trained=True,
     )
     check_round_trip(vocabulary, PROBES, origin="trained tokenizer", error=PluginError)
     check_symbols(vocabulary, options.user_defined_symbols)
     check_specials(vocabulary, options)
-    report.activity("train tokenizer", counts.documents, counts.documents, "documents")
     report.event(
         "tokenizer_trained",
         plugin="spm",
@@ -138,10 +145,14 @@ def _slices(line: str, limit: int) -> Iterator[str]:
 
 def _told(corpus: CorpusText, report: Reporter) -> Iterator[str]:
     """Say now and then how many documents have been read."""
+    total = len(corpus) if isinstance(corpus, Sized) else None
+    report.activity("train tokenizer", 0, total, "documents")
+    count = 0
     for count, text in enumerate(corpus, 1):
         if count % _TOLD_DOCUMENTS == 0:
-            report.activity("train tokenizer", count, None, "documents")
+            report.activity("train tokenizer", count, total, "documents")
         yield text
+    report.activity("train tokenizer", count, count, "documents")
 
 
 def _run_trainer(options: SentencePieceTokenizer, lines: Iterator[str]) -> bytes:
