@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import reprlib
 import signal
@@ -62,7 +61,6 @@ class Renderer:
     """Whether the template has `{% generation %}` blocks; known once it was started."""
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
     _end: Any = field(init=False, default=None)
-    _owner: int = field(init=False, factory=os.getpid)
     _lock: Any = field(init=False, factory=threading.Lock)
 
     def check(self) -> None:
@@ -127,9 +125,9 @@ class Renderer:
         return Rendered(**answer)
 
     def _ready(self) -> subprocess.Popen[bytes]:
-        """Return the process, started anew where there is none, or it is that of a process which forked this one."""
+        """Return the process, started anew where it has ended or is no child of this one."""
         process = self._process
-        if process is not None and self._owner == os.getpid() and process.poll() is None:
+        if process is not None and process.poll() is None:  # in a fork, what is no child counts as ended
             return process
         self._stop()
         process = self._start()
@@ -154,8 +152,8 @@ class Renderer:
             )
         except OSError as error:
             raise PluginError(f"no process can be started to render the chat template: {error}") from error
-        self._process, self._owner = process, os.getpid()
-        self._end = weakref.finalize(self, _end, process, self._owner)
+        self._process = process
+        self._end = weakref.finalize(self, _end, process)
         return process
 
     def _stop(self) -> None:
@@ -177,17 +175,14 @@ class Renderer:
         raise PluginError(f"the process that renders chat templates ended with {code}: {said[-500:]}")
 
 
-def _end(process: subprocess.Popen[bytes], owner: int) -> None:
-    """End the process and forget it; a fork of its owner leaves it alone."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and wait for it; one that is no child, in a fork, is left alone by Popen itself."""
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             with contextlib.suppress(OSError):  # what was not yet written has nobody left to read it
                 pipe.close()
-    if owner == os.getpid():
-        process.kill()
-        process.wait()
-    else:
-        process.returncode = 0  # it is no child of this process
+    process.kill()
+    process.wait()
 
 
 def _asked(process: subprocess.Popen[bytes], request: bytes) -> bytes:
