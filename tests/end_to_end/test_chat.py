@@ -6,6 +6,7 @@ The tokenizer of a real chat model comes from the package registry, as in `test_
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_a_turn_of_no_weight_is_only_read(tmp_path):
     assert "nothing is trained in 1 of 2 documents: 'talks.jsonl:2'" in said.err
     said = workplace.codex("data", "build", "chat.yaml", "--set", "data.on_no_target=drop")
     assert said.code == 0, said.err
-    assert "nothing is trained in 1 of 2 documents, which are dropped" in said.err
+    assert re.search("nothing is trained in 1 of 2 documents .*dropped", said.err)
 
 
 @pytest.mark.parametrize(
