@@ -74,6 +74,19 @@ def test_building_tells_what_became_of_the_documents(tmp_path):
     ]
 
 
+def test_documents_that_were_dropped_are_told_apart(tmp_path):
+    """Of how many documents the ones are that are left is said where some were dropped."""
+    place = toy_workplace(tmp_path)
+    place.write("data.jsonl", LINES)
+    place.write("data.yaml", MANIFEST)
+    longest = ("--set", "data.seq_len=8", "--set", "data.on_overflow=drop")
+    said = place.codex("data", "build", "data.yaml", *longest)
+    split = answer(place, "build", "data.yaml", *longest)["data"]["splits"]["train"]
+    assert split["documents_dropped"]
+    total = split["documents"] + split["documents_dropped"]
+    assert f"{split['documents']} of {total} in {split['groups']} group" in said.out
+
+
 def test_a_run_finds_what_was_built(workplace):
     """`codex run` after `codex data build` encodes nothing, and the run's data.json has the same key."""
     key = answer(workplace, "build", "data.yaml")["data"]["key"]

@@ -130,15 +130,15 @@ def print_counts(report: Mapping[str, Any]) -> None:
 
 
 def _split_rows(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield (
-        "documents",
-        f"{split['documents']:,} in {counted(split['groups'], 'group')}, {size(split['bytes'])}",
-    )
+    lost = split["documents_dropped"] + split["documents_without_target"]
+    of = f" of {split['documents'] + lost:,}" if lost else ""
+    groups = counted(split["groups"], "group")
+    yield "documents", f"{split['documents']:,}{of} in {groups}, {size(split['bytes'])}"
     yield "tokens", f"{split['tokens']:,}, {split['target_tokens']:,} trained"
     yield "blocks", f"{split['blocks']:,}, {split['padding_slots']:,} slots padded"
     for name, words in (
+        ("documents_split", "split over blocks"),
         ("documents_overlong", "longer than a block"),
-        ("documents_split", "  split over blocks"),
         ("documents_truncated", "  cut"),
         ("documents_dropped", "  dropped"),
         ("tokens_dropped", "  tokens lost"),

@@ -129,6 +129,13 @@ def _warn(about: Mapping[str, Any], report: Reporter) -> None:
                 f"{split['documents_overlong']:,} {of} are longer than {options['seq_len']:,} tokens and were {done}: "
                 f"{split['tokens_dropped']:,} tokens are lost (data.on_overflow {options['on_overflow']})"
             )
+        if (
+            options["fim"]
+            and options["fim"]["rate"]
+            and name == "train"
+            and not split["documents_rearranged"]
+        ):
+            report.warning(f"data.fim rearranged none {of}; those with a prompt or messages stay as they are")
         if split["blocks_without_targets"]:
             report.warning(
                 f"{split['blocks_without_targets']:,} of {split['blocks']:,} blocks of the {name} split train nothing: "

@@ -127,6 +127,16 @@ def test_rearranged_documents_are_counted(tmp_path):
     assert data.report["splits"]["train"]["documents_rearranged"] == 2
 
 
+def test_nothing_to_rearrange_is_told(tmp_path):
+    """Fill-in-the-middle that changes nothing, since every document has a prompt, is a warning."""
+    report = RecordingReporter()
+    asked = [Document("a", "a", "some text", "a prompt")]
+    make_data(asked, tmp_path, tokenizer=SpecialTokens(), fim=FillInTheMiddle(rate=1.0), report=report)
+    assert report.warnings == [
+        "data.fim rearranged none of 1 documents of the train split; those with a prompt or messages stay as they are"
+    ]
+
+
 # ── conversations ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
