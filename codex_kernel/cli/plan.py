@@ -47,12 +47,12 @@ def plan(  # noqa: PLR0913 - the options of a command
     """
     made = make_plan(manifest, override_files, with_skip_bad(sets, skip_bad))
 
-    from codex_kernel.cli.quiet import TerminalReporter
+    from codex_kernel.cli.progress import ProgressReporter
     from codex_kernel.foretell import planned
 
     measure = not no_measure
     with planned(
-        made, Path.cwd(), cache_folder(), TerminalReporter(), materialize=measure or probe
+        made, Path.cwd(), cache_folder(), ProgressReporter(), materialize=measure or probe
     ) as planned_run:
         if probe:
             planned_run.require_probes()  # before the estimate, which takes its time

@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: a line that is written over on a terminal, a line a piece of work in a pipe.
+"""How far long work is, on standard error: a line that is written over on a terminal, now and then a line in a pipe.
 
 One rule: what is left is said only where the whole is known.
 """
@@ -15,6 +15,8 @@ from attrs import define, field
 from codex_kernel.cli.quiet import TerminalReporter
 from codex_kernel.cli.terminal import duration
 
+PIPE_SECONDS = 30.0
+
 
 @define(eq=False)
 class ProgressReporter(TerminalReporter):
@@ -23,17 +25,22 @@ class ProgressReporter(TerminalReporter):
     clock: Callable[[], float] = time.monotonic
     _name: str = ""
     _begun_seconds: float = field(init=False, default=0.0)
+    _told_seconds: float = field(init=False, default=0.0)
     _open_line: bool = field(init=False, default=False)
 
     def activity(self, name: str, done: float, total: float | None, unit: str = "") -> None:
         """Write how far the work is over what was written before."""
-        if not sys.stderr.isatty():
-            super().activity(name, done, total, unit)
-            return
-        if name != self._name:
+        now = self.clock()
+        begins = name != self._name
+        if begins:
             self.close()
-            self._name, self._begun_seconds = name, self.clock()
-        line = progress(name, done, total, unit, self.clock() - self._begun_seconds)
+            self._name, self._begun_seconds, self._told_seconds = name, now, now
+        line = progress(name, done, total, unit, now - self._begun_seconds)
+        if not sys.stderr.isatty():
+            if begins or now - self._told_seconds >= PIPE_SECONDS:
+                self._told_seconds = now
+                click.echo(f"{name} …" if begins else line, err=True)
+            return
         click.echo(f"\r\x1b[K{line}", nl=False, err=True)
         self._open_line = True
         if total is not None and done >= total:

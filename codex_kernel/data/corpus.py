@@ -154,7 +154,7 @@ class Corpus:
         except DamagedError as damage:
             raise StorageError(
                 f"{folder}: the corpus written there cannot be read back: {damage}",
-                remedy="look at the disk, or choose a cache folder on another one",
+                remedy="look at the disk, or choose a folder on another one with CODEX_CACHE",
             ) from damage
         self.report.event("corpus_built", key=self.key)
         return corpus

@@ -124,7 +124,8 @@ class Encoder:
         if not isinstance(self.tokenizer, ChatTokenizer):
             raise InputError(
                 f"document {documents[0].id!r} is a conversation, and this tokenizer has no chat template",
-                remedy="choose a tokenizer with one (hf), or give prompt and completion instead of messages",
+                remedy="choose a tokenizer that has one (hf) or is given one (chat_template of hf-bpe), or give prompt "
+                "and completion instead of messages",
             )
         try:
             chats = list(self.tokenizer.encode_chats([document.messages for document in documents]))

@@ -197,7 +197,7 @@ def storage(path: Path, needed_bytes: Callable[[], int] | None = None) -> Iterat
         needed = f"; about {needed_bytes():,} bytes are needed" if needed_bytes else ""
         raise StorageError(
             f"{path}: cannot keep the data there: {error.strerror or error}{needed}, {_free(path)}",
-            remedy="free some space (codex data prune), or choose a cache folder on another disk",
+            remedy="free some space (codex data prune), or choose a folder on another disk with CODEX_CACHE",
         ) from error
 
 

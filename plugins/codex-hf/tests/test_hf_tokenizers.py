@@ -29,7 +29,6 @@ from codex_kernel import (
     BatchTokenizer,
     InputError,
     OffsetTokenizer,
-    PluginError,
     SavedTokenizer,
     SpecialTokens,
     TrainedTokenizer,
@@ -163,7 +162,7 @@ def test_training_reports_its_activity(tmp_path):
 @pytest.mark.parametrize("corpus", [None, [], [""]])
 def test_nothing_to_train_on_is_an_error(tmp_path, corpus):
     """Without corpus, file and earlier run, and with an empty corpus, the run ends."""
-    with pytest.raises(PluginError, match=r"nothing to train on|no text to train on"):
+    with pytest.raises(InputError, match=r"nothing to train on|no text to train on"):
         trained(tmp_path, corpus)
 
 
@@ -532,8 +531,11 @@ def test_a_folder_without_tokenizer_is_an_error(tmp_path):
     """A folder that holds no tokenizer at all, or a damaged configuration, is named."""
     folder = tmp_path / "empty"
     folder.mkdir()
-    with pytest.raises(InputError, match="no tokenizer in"):
-        load(folder, eos_token="</s>")
+    for options in ({}, {"eos_token": "</s>"}):
+        with pytest.raises(InputError, match="no tokenizer in") as caught:
+            load(folder, **options)
+        assert "\n" not in caught.value.message
+        assert "tokenizer.json" in caught.value.remedy
     (folder / "tokenizer_config.json").write_text("[")
     with pytest.raises(InputError, match=r"tokenizer_config\.json is not JSON"):
         load(folder)

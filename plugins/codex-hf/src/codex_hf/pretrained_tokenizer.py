@@ -26,6 +26,7 @@ from codex_kernel import CorpusText, InputError, RunContext, hookimpl, option
 if TYPE_CHECKING:
     import tokenizers
 
+_VOCABULARIES = (TOKENIZER_FILE, CONFIG_FILE, "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 _COMPANIONS = ("special_tokens_map.json", "added_tokens.json")
 
 
@@ -92,6 +93,10 @@ class HFTokenizer(Source):
     def _load(self, folder: Path, run: RunContext, template: str | None) -> FastTokenizer:
         config = _config(folder)
         eos = self.eos_token if self.eos_token is not None else _named_token(config.get("eos_token"))
+        if eos is None and not any((folder / name).exists() for name in _VOCABULARIES):
+            raise InputError(
+                f"there is no tokenizer in {folder}", remedy=f"give the folder that holds {TOKENIZER_FILE}"
+            )
         if eos is None:
             raise InputError(
                 f"the tokenizer of {folder} names no end-of-text token, and documents could not be ended",
@@ -147,7 +152,11 @@ def _converted_by_transformers(folder: Path) -> tokenizers.Tokenizer:
         with quiet():
             slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise InputError(f"there is no tokenizer in {folder} that transformers can read: {error}") from error
+        first_line = str(error).partition("\n")[0].strip()
+        raise InputError(
+            f"there is no tokenizer in {folder} that transformers can read: {first_line}",
+            remedy=f"give the folder that holds {TOKENIZER_FILE}",
+        ) from error
     backend = getattr(slow, "backend_tokenizer", None)
     if backend is None:
         raise InputError(

@@ -18,7 +18,6 @@ from codex_hf.tokenizer_file import fast_tokenizer, first_loss, load_fast_tokeni
 from codex_kernel import (
     CorpusText,
     InputError,
-    PluginError,
     Reporter,
     RunContext,
     hookimpl,
@@ -129,9 +128,8 @@ class TrainedOptions:
         elif corpus is not None:
             tokenizer = self._trained(run, corpus)
         else:
-            raise PluginError(
-                f"tokenizer {self.name} has nothing to train on: this run has no corpus and no tokenizer of an "
-                "earlier run",
+            raise InputError(
+                f"tokenizer {self.name} has nothing to train on: there is no corpus and no tokenizer of an earlier run",
                 remedy="give tokenizer.path, the path of a tokenizer.json",
             )
         self._require_round_trip(tokenizer, corpus or ())
@@ -162,7 +160,7 @@ class TrainedOptions:
         batches = _batches(run, corpus)
         first = next(batches, None)
         if first is None:
-            raise PluginError(
+            raise InputError(
                 f"tokenizer {self.name}: the corpus holds no text to train on",
                 remedy="look at the dataset section",
             )
