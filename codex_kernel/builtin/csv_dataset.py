@@ -168,7 +168,7 @@ def _document(row: list[str], header: list[str], lines: _Lines, section: CsvData
     if len(row) != len(header):
         return BadRecord(
             lines.where,
-            f"has {len(row)} fields, expected {len(header)}, as the header has",
+            f"has {len(row)} field{'' if len(row) == 1 else 's'}, expected {len(header)}, as the header has",
             'a field with the delimiter, a quote or a newline in it stands in "…"',
         )
     return document_of(dict(zip(header, row, strict=True)), section, lines.where)

@@ -39,7 +39,7 @@ def test_the_options_name_columns_delimiter_and_encoding(tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (b"one", "has 1 fields, expected 2, as the header has"),
+        (b"one", "has 1 field, expected 2, as the header has"),
         (b"a,b,c", "has 3 fields, expected 2, as the header has"),
         (b'"a"b,c', "not CSV: ',' expected after '\"'"),
         (b"a\rb,c", "not CSV: a carriage return without a newline"),
