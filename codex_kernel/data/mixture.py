@@ -45,7 +45,7 @@ class MixedOrder:
 
     `names`, `spans` (first block, blocks) and the weights of each entry go together. Counted at a multiple of WINDOW
     from the start of an entry, the samples of each source are within one of their exact share where there are up to
-    four sources and one entry, and within one and a half for more of them.
+    four sources and one entry, and within three for more of them.
     """
 
     names: tuple[str, ...]

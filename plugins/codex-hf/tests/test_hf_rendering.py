@@ -138,6 +138,7 @@ def test_warnings_hold_up_nothing():
         assert renderer.render([TALK])[0].text.endswith("questionanswer")
     finally:
         deadline.cancel()
+        deadline.join()  # it holds the renderer
 
 
 def test_one_conversation_does_not_spoil_the_next():
