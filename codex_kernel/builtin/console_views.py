@@ -7,12 +7,31 @@ is shown as text, never read as markup or as commands to the terminal.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 _WIDE = 100  # columns of a terminal that has room for a long bar beside the words
+
+
+@define(eq=False)
+class _Pace:
+    """How quickly pieces of work go, from where each was first heard of."""
+
+    clock: Callable[[], float]
+    _begun: dict[str, tuple[float, float]] = field(init=False, factory=dict)
+
+    def words(self, name: str, done: float, total: float | None) -> str:
+        """Return the time that is left in words; nothing where that is not known, or the work is done."""
+        begun, done_before = self._begun.setdefault(name, (self.clock(), done))
+        if done < done_before or (total is not None and done >= total):
+            del self._begun[name]
+            return ""
+        if total is None or done == done_before:
+            return ""
+        return f"ETA {duration((self.clock() - begun) * (total - done) / (done - done_before))}"
 
 
 @define(eq=False)
@@ -22,6 +41,7 @@ class LiveView:
     _progress: Any = field(init=False)
     _training: Any = field(init=False, default=None)
     _activities: dict[str, Any] = field(init=False, factory=dict)
+    _pace: _Pace = field(init=False, factory=lambda: _Pace(time.monotonic))
 
     def __attrs_post_init__(self) -> None:
         from rich.console import Console
@@ -48,7 +68,8 @@ class LiveView:
             self._activities[name] = self._progress.add_task(printable(name), total=None, count="", words="")
         task = self._activities[name]
         count = printable(_count(done, total, unit))
-        self._progress.update(task, completed=done, total=total, count=count)
+        words = self._pace.words(name, done, total)
+        self._progress.update(task, completed=done, total=total, count=count, words=words)
         if finished and self._training is not None:
             self._progress.remove_task(self._activities.pop(name))
 
@@ -93,6 +114,7 @@ class PlainView:
 
     every_seconds: float
     clock: Callable[[], float]
+    _pace: _Pace = field(init=False, default=Factory(lambda self: _Pace(self.clock), takes_self=True))
     _last: dict[str, float] = field(init=False, factory=dict)
     _training: bool = field(init=False, default=False)
 
@@ -100,6 +122,7 @@ class PlainView:
         """Write a line, if it is time for one or the work is done."""
         finished = total is not None and done >= total
         begun = name in self._last
+        left = self._pace.words(name, done, total)
         # Beside training (saving, evaluating) only work that takes long is worth a line.
         wanted = self._due(name) if begun else not self._training
         if not begun:
@@ -107,7 +130,7 @@ class PlainView:
         if wanted or (finished and not self._training):
             count = _count(done, total, unit)
             if count or not finished:  # one thing alone is named when it begins
-                self.line(f"{name}: {count}" if count else f"{name} …")
+                self.line(f"{name}: {count}  {left}".rstrip() if count else f"{name} …")
         if finished:
             self._last.pop(name, None)
 

@@ -273,7 +273,7 @@ def test_work_beside_training_is_told_only_when_it_takes_long(capsys):
     view.activity("save", 0, 5, "files")
     now[0] = 11.0
     view.activity("save", 2, 5, "files")
-    assert capsys.readouterr().err.splitlines() == ["step 1/9", "save: 2/5 files"]
+    assert capsys.readouterr().err.splitlines() == ["step 1/9", "save: 2/5 files  ETA 0:16"]
 
 
 @pytest.mark.parametrize(
