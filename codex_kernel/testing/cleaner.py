@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from codex_kernel.interfaces import Cleaned, Cleaner, Document, Message
-from codex_kernel.testing._calls import hooks_of, listing
+from codex_kernel.testing._calls import check_same, hooks_of, listing
 from codex_kernel.testing.toys import make_run
 
 _FUNCTION = (
@@ -160,25 +160,26 @@ class CleanerContract:
         """The document that was given is not changed: what is changed is a copy."""
         documents, before = self.documents(), [attrs.asdict(document) for document in self.documents()]
         self.answers(tmp_path, documents)
-        assert [attrs.asdict(document) for document in documents] == before
+        check_same([attrs.asdict(document) for document in documents], before)
 
     # ── what they depend on ───────────────────────────────────────────────────────────────────────────────────
 
     def test_a_new_plugin_gives_the_same_answers(self, tmp_path: Path) -> None:
         """Plugins with the same options over the same documents give the same answers, wherever their files lie."""
-        assert self.answers(tmp_path / "first") == self.answers(tmp_path / "second" / "deeper")
+        check_same(self.answers(tmp_path / "second" / "deeper"), self.answers(tmp_path / "first"))
 
     def test_a_new_pass_has_forgotten_the_old(self, tmp_path: Path) -> None:
         """The same plugin gives the same answers in its second pass."""
         first, second = self.cleaners(tmp_path, 2)
         expected = [first.clean(document) for document in self.documents()]
-        assert [second.clean(document) for document in self.documents()] == expected
+        check_same([second.clean(document) for document in self.documents()], expected)
 
     def test_two_passes_do_not_disturb_each_other(self, tmp_path: Path) -> None:
         """Two passes at the same time, of one plugin, each give the answers of one alone."""
         first, second = self.cleaners(tmp_path, 2)
         pairs = [(first.clean(document), second.clean(document)) for document in self.documents()]
-        assert [one for one, _ in pairs] == [other for _, other in pairs] == self.answers(tmp_path / "alone")
+        alone = self.answers(tmp_path / "alone")
+        check_same(pairs, [(answer, answer) for answer in alone])
 
     def test_order_matters_only_where_it_says_so(self, tmp_path: Path) -> None:
         """Unless `order_matters` says so, a document's answer is the same in any order."""
@@ -190,24 +191,26 @@ class CleanerContract:
                 "order_matters is True, and makes no difference to `dirty` documents"
             )
         else:
-            assert forwards == backwards
+            check_same(backwards, forwards)
 
     def test_documents_to_come_do_not_matter(self, tmp_path: Path) -> None:
         """An answer depends on the documents so far: it is given before the next one is seen, and holds."""
         documents = self.documents()
         half = self.answers(tmp_path / "half", documents[: len(documents) // 2])
-        assert half == self.answers(tmp_path / "whole", documents)[: len(half)]
+        check_same(half, self.answers(tmp_path / "whole", documents)[: len(half)])
 
     def test_what_is_clean_stays_as_it_is(self, tmp_path: Path) -> None:
         """Documents that the step has kept are kept, unchanged, by another pass."""
         kept = [answer.document for answer in self.answers(tmp_path / "first") if answer.document is not None]
         again = [answer.document for answer in self.answers(tmp_path / "second", kept)]
-        assert again == kept
+        check_same(again, kept)
 
     def test_every_rank_gives_the_same_answers(self, tmp_path: Path) -> None:
         """A process of another rank cleans in the same way."""
         other = self.cleaner(tmp_path / "other", rank=1)
-        assert [other.clean(document) for document in self.documents()] == self.answers(tmp_path / "first")
+        check_same(
+            [other.clean(document) for document in self.documents()], self.answers(tmp_path / "first")
+        )
 
     def test_the_working_folder_does_not_matter(self, tmp_path: Path) -> None:
         """Relative paths start from the run's base, not from the folder that the process is in."""
@@ -219,7 +222,7 @@ class CleanerContract:
             found = self.answers(tmp_path / "data")
         finally:
             os.chdir(here)
-        assert found == expected
+        check_same(found, expected)
 
     def test_random_states_stay_as_they_are(self, tmp_path: Path) -> None:
         """Cleaning neither draws from nor seeds the random generators of the process, and does not follow them."""
@@ -236,7 +239,7 @@ class CleanerContract:
                 assert str(np.random.get_state()) == numbers  # noqa: NPY002
         finally:
             random.setstate(kept)
-        assert found[0] == found[1]
+        check_same(found[1], found[0])
 
     def test_cleaning_leaves_no_trace(self, tmp_path: Path) -> None:
         """Nothing is written beside the files that the step reads."""

@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 
 from codex_kernel.interfaces import BadRecord, Document, Message
-from codex_kernel.testing._calls import hooks_of, listing
+from codex_kernel.testing._calls import check_same, hooks_of, listing
 from codex_kernel.testing.toys import make_run
 
 
@@ -92,20 +92,20 @@ class DatasetContract:
     def test_documents_can_be_gone_through_again(self, tmp_path: Path) -> None:
         """The same object gives the same documents in the same order each time."""
         documents = self.documents(tmp_path / "data")
-        assert list(documents) == list(documents)
+        check_same(list(documents), list(documents))
 
     def test_two_readers_do_not_disturb_each_other(self, tmp_path: Path) -> None:
         """Two passes at the same time each see all documents, and a pass that was given up harms nobody."""
         documents = self.documents(tmp_path / "data")
         pairs = list(zip(documents, documents, strict=True))
-        assert [first for first, _ in pairs] == [second for _, second in pairs] == list(documents)
+        check_same(pairs, [(document, document) for document in documents])
         next(iter(documents))
         assert len(list(documents)) == len(pairs)
 
     def test_a_new_plugin_gives_the_same_documents(self, tmp_path: Path) -> None:
         """Plugins with the same options over the same files give the same documents, wherever these lie."""
         first = list(self.documents(tmp_path / "first"))
-        assert first == list(self.documents(tmp_path / "second" / "deeper"))
+        check_same(list(self.documents(tmp_path / "second" / "deeper")), first)
 
     def test_the_working_folder_does_not_matter(self, tmp_path: Path) -> None:
         """Relative paths start from the run's base, not from the folder that the process is in."""
@@ -118,11 +118,12 @@ class DatasetContract:
             found = list(self.documents(tmp_path / "data"))
         finally:
             os.chdir(here)
-        assert found == expected
+        check_same(found, expected)
 
     def test_every_rank_gets_the_same_documents(self, tmp_path: Path) -> None:
         """A process of another rank gets the same documents: it is the kernel that shares them out."""
-        assert list(self.documents(tmp_path / "data", rank=1)) == list(self.documents(tmp_path / "data"))
+        other = list(self.documents(tmp_path / "data", rank=1))
+        check_same(other, list(self.documents(tmp_path / "data")))
 
     def test_reading_leaves_no_trace(self, tmp_path: Path) -> None:
         """Reading writes nothing beside the data and does not touch the random state of the process."""
