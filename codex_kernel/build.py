@@ -22,7 +22,7 @@ from codex_kernel.data.clean import CleaningStep
 from codex_kernel.data.corpus import Corpus
 from codex_kernel.data.encode import default_fingerprint
 from codex_kernel.data.kept import DamagedError, FileFacts
-from codex_kernel.data.store import TokenData
+from codex_kernel.data.store import TokenData, folder_of
 from codex_kernel.durable import read_json, storage_errors, sync_folder, sync_tree
 from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.hooks import Hooks
@@ -103,6 +103,19 @@ def recorded(path: Path) -> dict[str, Any] | None:
             remedy=_WITHOUT_RECORD,
         )
     return about
+
+
+def settled(plan: Plan, record: Path, saved: Path, cache: Path) -> frozenset[str]:
+    """Return the kinds of plugins whose files a run that goes on does not need: its tokens are in the cache.
+
+    record: the run's `data.json`; saved: where the files of its tokenizer would be.
+    """
+    about = recorded(record)
+    if about is None or about.get("made_of") != _made_of(plan):
+        return frozenset()
+    if not folder_of(cache, about["key"]).is_dir() or (about["tokenizer_saved"] and not saved.is_dir()):
+        return frozenset()
+    return frozenset({"dataset", "cleaner"} | ({"tokenizer"} if about["tokenizer_saved"] else set()))
 
 
 def build_corpus(plan: Plan, hooks: Hooks, run: RunContext) -> Corpus:

@@ -6,7 +6,7 @@ One rule: nothing is built and nothing heavy is imported here; all faults are fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,17 @@ def _sources(section: Section, catalog: Catalog, problems: list[Problem]) -> dic
     return found
 
 
-def preflight(plan: Plan, base: Path, cache: Path) -> Hooks:
-    """Return the plan's hooks, its plugins asked what would go wrong later; raise ManifestError with all of it."""
+def preflight(plan: Plan, base: Path, cache: Path, settled: Collection[str] = ()) -> Hooks:
+    """Return the plan's hooks, its plugins asked what would go wrong later; raise ManifestError with all of it.
+
+    settled: kinds of plugins whose work is done already, so that nothing of theirs can go wrong.
+    """
     hooks = plan.hooks()
     sections = {id(chosen.plugin): chosen.section for chosen in plan.everyone()}
     problems = [
         Problem(sections[id(plugin)].where, sections[id(plugin)].path, message)
         for plugin, message in hooks.preflight(base, cache)
+        if sections[id(plugin)].kind not in settled
     ]
     if problems:
         raise ManifestError(problems)

@@ -70,9 +70,11 @@ def go_on(folder: RunFolder, planned: Callable[[], Plan], allowed: tuple[str, ..
         )
         return 0
 
+    from codex_kernel.build import settled
     from codex_kernel.plan import preflight
 
-    hooks = preflight(plan, folder.base, cache_folder())
+    done = settled(plan, folder.data, folder.tokenizer, cache_folder())
+    hooks = preflight(plan, folder.base, cache_folder(), done)
     how = execute.Resumption(allowed, sys.argv)
     outcome = execute.resume(plan, hooks, folder, cache_folder(), how)
     print_summary(folder, outcome)
