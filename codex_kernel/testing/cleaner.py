@@ -208,9 +208,7 @@ class CleanerContract:
     def test_every_rank_gives_the_same_answers(self, tmp_path: Path) -> None:
         """A process of another rank cleans in the same way."""
         other = self.cleaner(tmp_path / "other", rank=1)
-        check_same(
-            [other.clean(document) for document in self.documents()], self.answers(tmp_path / "first")
-        )
+        check_same([other.clean(document) for document in self.documents()], self.answers(tmp_path / "first"))
 
     def test_the_working_folder_does_not_matter(self, tmp_path: Path) -> None:
         """Relative paths start from the run's base, not from the folder that the process is in."""
