@@ -1,4 +1,4 @@
-"""Stores the names that others rely on anew: `python tests/surface/renew.py`, and `--check` only says what would change.
+"""Stores anew the names that others rely on: `python tests/surface/renew.py`; `--check` only says what would change.
 
 A name that is new is a promise; one that is gone or changed breaks somebody's plugin, manifest or script. So renew the
 list in the commit that makes the change, and say it in CHANGELOG.md; docs/explanation/versions.md says what may change
