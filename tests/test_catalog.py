@@ -15,6 +15,8 @@ from codex_kernel.errors import PluginError
 from tests.toys import install
 
 LOGGER = {"codex.loggers": {"mine": "mine:Mine"}}
+MINE = {"mine": ""}
+"""A module for it: metadata alone would be stale."""
 
 
 def scan(*folders: Path) -> Catalog:
@@ -37,7 +39,7 @@ def test_the_scan_finds_what_importlib_metadata_finds() -> None:
 
 def test_an_entry_tells_its_distribution_version_and_summary(tmp_path: Path) -> None:
     """Name, version and summary come from the distribution's metadata."""
-    install(tmp_path, "codex-mine", LOGGER, version="2.5")
+    install(tmp_path, "codex-mine", LOGGER, version="2.5", modules=MINE)
     (entry,) = scan(tmp_path).entries
     assert str(entry) == "logger 'mine' (codex-mine 2.5)"
     assert entry.summary == "codex-mine for tests"
@@ -57,8 +59,8 @@ def test_a_name_claimed_by_two_distributions_is_an_error_naming_both_and_how_to_
     tmp_path: Path,
 ) -> None:
     """Neither claimant wins silently; `distribution/name` picks one."""
-    install(tmp_path, "codex-aaa", LOGGER)
-    install(tmp_path, "codex-zzz", LOGGER, version="3.0")
+    install(tmp_path, "codex-aaa", LOGGER, modules=MINE)
+    install(tmp_path, "codex-zzz", LOGGER, version="3.0", modules=MINE)
     catalog = scan(tmp_path)
     assert {entry.status for entry in catalog.entries} == {"claimed twice"}
     with pytest.raises(PluginError, match=r"claimed by codex-aaa 1\.0 and codex-zzz 3\.0") as error:
@@ -69,8 +71,8 @@ def test_a_name_claimed_by_two_distributions_is_an_error_naming_both_and_how_to_
 
 def test_one_distribution_twice_on_the_path_is_shadowed_not_claimed_twice(tmp_path: Path) -> None:
     """The first on the path is the one that Python imports, so it is the one that counts."""
-    install(tmp_path / "first", "codex-mine", LOGGER, version="1.0")
-    install(tmp_path / "second", "codex_mine", LOGGER, version="0.9")
+    install(tmp_path / "first", "codex-mine", LOGGER, version="1.0", modules=MINE)
+    install(tmp_path / "second", "codex_mine", LOGGER, version="0.9", modules=MINE)
     catalog = scan(tmp_path / "first", tmp_path / "second")
     assert [(e.version, e.status) for e in catalog.entries] == [("1.0", "ok"), ("0.9", "shadowed")]
     assert catalog.find("logger", "mine").version == "1.0"
@@ -91,7 +93,7 @@ def test_the_wanted_kernel_version_is_judged_before_import(
     tmp_path: Path, requires: str, status: str
 ) -> None:
     """Requires-Dist of the plugin's distribution decides whether it fits this kernel."""
-    install(tmp_path, "codex-mine", LOGGER, requires=requires)
+    install(tmp_path, "codex-mine", LOGGER, requires=requires, modules=MINE)
     catalog = scan(tmp_path)
     assert catalog.entries[0].status == status
     if status == "incompatible":
@@ -112,7 +114,7 @@ def test_the_wanted_kernel_version_is_judged_before_import(
 )
 def test_an_unknown_name_gets_the_nearest_remedy(tmp_path: Path, kind: str, name: str, remedy: str) -> None:
     """A close name, a known distribution, the right kind, or what there is; never an invented package."""
-    install(tmp_path, "codex-mine", LOGGER)
+    install(tmp_path, "codex-mine", LOGGER, modules=MINE)
     with pytest.raises(PluginError, match="unknown") as error:
         scan(tmp_path).find(kind, name)
     assert error.value.remedy == remedy
@@ -123,7 +125,12 @@ def test_the_bundled_index_names_exactly_the_first_party_plugins() -> None:
     ours = {
         (e.kind, e.name, e.distribution) for e in Catalog.scan().entries if e.distribution != "codex-kernel"
     }
-    index = {(kind, name, home) for kind, names in known_plugins().items() for name, home in names.items()}
+    index = {
+        (kind, name, known.distribution)
+        for kind, names in known_plugins().items()
+        for name, known in names.items()
+        if known.distribution != "codex-kernel"
+    }
     assert index == {row for row in ours if row[2] in {home for _, _, home in index}}
     assert {"codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon", "codex-clean"} == {
         home for _, _, home in index
@@ -132,11 +139,11 @@ def test_the_bundled_index_names_exactly_the_first_party_plugins() -> None:
 
 def test_broken_metadata_does_not_disturb_the_others(tmp_path: Path) -> None:
     """A folder without METADATA, a file that is not text, and a path that does not exist are passed over."""
-    metadata = install(tmp_path, "codex-bare", LOGGER)
+    metadata = install(tmp_path, "codex-bare", LOGGER, modules=MINE)
     (metadata / "METADATA").unlink()
     (tmp_path / "odd-1.0.dist-info").mkdir()
     (tmp_path / "odd-1.0.dist-info" / "entry_points.txt").write_bytes(b"\xff\xfe[codex.loggers]")
-    install(tmp_path, "codex-other", {"codex.loggers": {"other": "other:Other"}})
+    install(tmp_path, "codex-other", {"codex.loggers": {"other": "other:Other"}}, modules={"other": ""})
     catalog = scan(tmp_path, tmp_path / "missing")
     assert [(e.name, e.distribution, e.version) for e in catalog.entries] == [
         ("mine", "codex_bare", "1.0"),
@@ -157,6 +164,6 @@ def test_scanning_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @given(st.text(max_size=400))
 def test_any_entry_points_text_is_read_without_an_error(text: str) -> None:
     """What a distribution wrote into its metadata never stops the listing."""
-    from codex_kernel.catalog import _parse_entry_points
+    from codex_kernel.metadata import parse_entry_points
 
-    assert all(kind in GROUPS for kind, _, _ in _parse_entry_points(text))
+    assert all(kind in GROUPS for kind, _, _ in parse_entry_points(text))
