@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from codex_kernel.cli.terminal import print_json
+
+if TYPE_CHECKING:
+    from codex_kernel.section_schema import Schema
 
 
 @click.command()
@@ -18,19 +22,9 @@ def schema(output: Path | None) -> None:
     """
     import json
 
-    from codex_kernel.catalog import GROUPS, Catalog
-    from codex_kernel.errors import PluginError
-    from codex_kernel.plan import classes
     from codex_kernel.schema import manifest_schema
 
-    plugins: dict[str, dict[str, type | None]] = {}
-    for kind, found in classes(Catalog.scan(), [kind for kind in GROUPS if kind != "command"]).items():
-        plugins[kind] = {}
-        for name, loaded in found.items():
-            if isinstance(loaded, PluginError):
-                click.echo(f"warning: {loaded.message}; its options are left open in the schema", err=True)
-            plugins[kind][name] = None if isinstance(loaded, PluginError) else loaded
-    composed = manifest_schema(plugins)
+    composed = manifest_schema(_sections())
     if output is None:
         print_json(composed)
         return
@@ -38,3 +32,27 @@ def schema(output: Path | None) -> None:
 
     write_whole(output, (json.dumps(composed, indent=2) + "\n").encode())
     click.echo(f"wrote {output}", err=True)
+
+
+def _sections() -> dict[str, dict[str, type | Schema | None]]:
+    """Return kind → name → schema of the options of all that is installed; None where nobody can say."""
+    from codex_kernel.catalog import GROUPS, Catalog
+    from codex_kernel.errors import PluginError
+    from codex_kernel.static_manifest import describe, fault
+
+    catalog = Catalog.scan()
+    sections: dict[str, dict[str, type | Schema | None]] = {}
+    told = set()
+    for kind in GROUPS:
+        for name in catalog.names(kind) if kind != "command" else ():
+            found = sections.setdefault(kind, {})
+            try:
+                entry = catalog.find(kind, name)
+                if (wrong := fault(entry)) and wrong not in told:
+                    told.add(wrong)
+                    click.echo(f"warning: {wrong}", err=True)
+                found[name] = dict(describe(entry).options)
+            except PluginError as error:
+                click.echo(f"warning: {error.message}; its options are left open in the schema", err=True)
+                found[name] = None
+    return sections
