@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pluggy
 from attrs import define, field, frozen
 
-from codex_kernel import hookspecs
+from codex_kernel import hookspecs, tracing
 from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.interfaces import (
     BadRecord,
@@ -42,6 +44,9 @@ from codex_kernel.metrics import RESERVED
 
 FAILURES_BEFORE_DETACHING = 3
 
+_Observer = tuple[Callable[..., Any], Callable[[tuple[object, ...]], tuple[object, ...]], object]
+"""An implementation, what picks its arguments among those of the hook, and its plugin."""
+
 
 @frozen
 class ObserverFailure:
@@ -63,16 +68,21 @@ class Hooks:
     """The plugins of one run, and a method for each hook."""
 
     on_observer_failure: Callable[[ObserverFailure], None] = field(default=lambda _failure: None)
+    _is_source: bool = False
     _pm: pluggy.PluginManager = field(init=False)
     _labels: dict[int, str] = field(init=False, factory=dict)
     _strict: set[int] = field(init=False, factory=set)
     _failures: dict[tuple[int, str], int] = field(init=False, factory=dict)
     _sources: dict[str, Hooks] = field(init=False, factory=dict)
+    _bound: dict[str, tuple[_Observer, ...]] = field(init=False, factory=dict)
+    _trace: tracing.Trace | None = field(init=False, factory=tracing.current)
 
     def __attrs_post_init__(self) -> None:
         self._pm = pluggy.PluginManager("codex")
         for specs in hookspecs.SPECS:
             self._pm.add_hookspecs(specs)
+        if self._trace is not None and not self._is_source:
+            self.register(tracing.RunTrace(self._trace), "tracing")
 
     def register(self, plugin: object, label: str, *, fail_with_run: bool = False) -> None:
         """Add a plugin; raise PluginError where a hook is misspelt or takes what no hook has, InputError for a twin.
@@ -97,8 +107,11 @@ class Hooks:
                 remedy="see docs/reference/hooks.md",
             ) from error
         self._labels[id(plugin)] = label
+        self._bound.clear()
         if fail_with_run:
             self._strict.add(id(plugin))
+        if self._trace is not None and not isinstance(plugin, tracing.RunTrace):
+            self._trace.follow(self._pm, plugin, label)
 
     def add_source(self, name: str, plugin: object, label: str) -> None:
         """Add a dataset that the dataset is made of; raise as `register` does.
@@ -109,7 +122,7 @@ class Hooks:
         def tell(failure: ObserverFailure) -> None:
             self.on_observer_failure(failure)  # whatever it is by then
 
-        source = Hooks(on_observer_failure=tell)
+        source = Hooks(tell, is_source=True)
         source.register(plugin, label)
         self._sources[name] = source
 
@@ -218,7 +231,7 @@ class Hooks:
     def _call(self, impl: Any, arguments: Mapping[str, Any], read: Callable[[Any], Any]) -> Any:
         """Call one implementation and read its answer; raise PluginError, with the plugin's name, where that fails."""
         with self._blaming(impl.function.__name__, [impl]):
-            return read(impl.function(*(arguments[name] for name in impl.argnames)))
+            return read(impl.function(*(arguments[name] for name in _taken(impl))))
 
     @contextmanager
     def _blaming(self, hook: str, impls: Iterable[Any]) -> Iterator[None]:
@@ -232,9 +245,10 @@ class Hooks:
 
     def _failed(self, hook: str, error: BaseException, impls: Iterable[Any]) -> PluginError:
         """Say whose exception it is: that of the innermost implementation in the traceback."""
-        labels = {impl.function.__code__: self._labels[id(impl.plugin)] for impl in impls}
+        labels = {code: self._labels[id(impl.plugin)] for impl in impls for code in _codes(impl.function)}
         # Where only one was called, it is its fault also when its answer could not be read.
-        owner = next(iter(labels.values())) if len(labels) == 1 else "a plugin"
+        owners = set(labels.values())
+        owner = owners.pop() if len(owners) == 1 else "a plugin"
         frame = error.__traceback__
         while frame is not None:
             owner, frame = labels.get(frame.tb_frame.f_code, owner), frame.tb_next
@@ -247,54 +261,67 @@ class Hooks:
 
     def run_started(self, run: RunContext, settings: Mapping[str, object]) -> None:
         """Tell the observers that a run starts or goes on."""
-        self._notify("codex_run_started", run=run, settings=settings)
+        self._notify("codex_run_started", (run, settings))
 
     def activity(self, run: RunContext, name: str, done: float, total: float | None, unit: str) -> None:
         """Tell the observers how far a piece of work is."""
-        self._notify("codex_activity", run=run, name=name, done=done, total=total, unit=unit)
+        self._notify("codex_activity", (run, name, done, total, unit))
 
     def metrics(
         self, run: RunContext, step: int, metrics: Mapping[str, float], split: str, progress: Progress
     ) -> None:
         """Give the observers a record of metrics."""
-        self._notify("codex_metrics", run=run, step=step, metrics=metrics, split=split, progress=progress)
+        self._notify("codex_metrics", (run, step, metrics, split, progress))
 
     def collect_metrics(self, run: RunContext, step: int) -> dict[str, float]:
         """Ask the observers for metrics of the machine."""
         collected: dict[str, float] = {}
-        for answer in self._notify("codex_collect_metrics", _collected_answer, run=run, step=step):
+        for answer in self._notify("codex_collect_metrics", (run, step), _collected_answer):
             collected.update(answer)
         return collected
 
     def event(self, run: RunContext, name: str, fields: Mapping[str, object]) -> None:
         """Give the observers an event."""
-        self._notify("codex_event", run=run, name=name, fields=fields)
+        self._notify("codex_event", (run, name, fields))
 
     def checkpoint_saved(self, run: RunContext, checkpoint: Checkpoint) -> None:
         """Tell the observers of a checkpoint."""
-        self._notify("codex_checkpoint_saved", run=run, checkpoint=checkpoint)
+        self._notify("codex_checkpoint_saved", (run, checkpoint))
 
     def run_finished(self, run: RunContext, outcome: Outcome) -> None:
         """Tell the observers that the run is over."""
-        self._notify("codex_run_finished", run=run, outcome=outcome)
+        self._notify("codex_run_finished", (run, outcome))
 
     def _notify(
-        self, hook: str, read: Callable[[Any], Any] = lambda answer: answer, /, **arguments: Any
+        self, hook: str, arguments: tuple[object, ...], read: Callable[[Any], Any] | None = None
     ) -> list[Any]:
-        """Call every observer by itself, in pluggy's order; return the answers that are not None, as `read`."""
+        """Call every observer by itself, in pluggy's order; return the answers that are not None, as `read`.
+
+        arguments: all of the hook, in the order of its specification.
+        """
         answers = []
-        for impl in reversed(getattr(self._pm.hook, hook).get_hookimpls()):
+        for call, pick, plugin in self._bound.get(hook) or self._bind(hook):
             try:
-                answer = read(impl.function(*(arguments[name] for name in impl.argnames)))
+                answer = call(*pick(arguments))
+                if answer is not None:
+                    answers.append(answer if read is None else read(answer))
             except BaseException as error:  # noqa: BLE001 - an observer may raise anything, and the run must go on
-                self._note_failure(impl.plugin, hook, error)
+                self._note_failure(plugin, hook, error)
                 continue
-            self._failures.pop((id(impl.plugin), hook), None)
-            if answer is not None:
-                answers.append(answer)
+            if self._failures:
+                self._failures.pop((id(plugin), hook), None)
         for source in self._sources.values():
-            answers.extend(source._notify(hook, read, **arguments))  # noqa: SLF001 - it is one of these
+            answers.extend(source._notify(hook, arguments, read))  # noqa: SLF001 - it is one of these
         return answers
+
+    def _bind(self, hook: str) -> tuple[_Observer, ...]:
+        """Return the observers of a hook, ready to be called: pluggy's way there costs more than most of them."""
+        names = _parameters(hook)
+        self._bound[hook] = tuple(
+            (impl.function, _picker([names.index(name) for name in _taken(impl)]), impl.plugin)
+            for impl in reversed(getattr(self._pm.hook, hook).get_hookimpls())
+        )
+        return self._bound[hook]
 
     def _note_failure(self, plugin: object, hook: str, error: BaseException) -> None:
         """Count the failures in a row of one hook, detach the observer at the third, and report it."""
@@ -304,7 +331,29 @@ class Hooks:
         detached = not fatal and count >= FAILURES_BEFORE_DETACHING
         if detached:
             self._pm.unregister(plugin)
+            self._bound.clear()
         self.on_observer_failure(ObserverFailure(self._labels[id(plugin)], hook, error, detached, fatal))
+
+
+def _taken(impl: Any) -> tuple[str, ...]:
+    """Return the hook's arguments that an implementation takes, in its own order; those with a default come last."""
+    return (*impl.argnames, *impl.kwargnames)
+
+
+def _picker(places: list[int]) -> Callable[[tuple[object, ...]], tuple[object, ...]]:
+    """Return a function that picks these places of a tuple, as a tuple."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)
+
+
+def _codes(function: Callable[..., Any]) -> Iterator[CodeType]:
+    """Yield the code of an implementation and of those that decorate it; tracing's own is nobody's."""
+    layer: Any = function
+    while layer is not None:
+        if not hasattr(layer, tracing.TRACED):
+            yield layer.__code__
+        layer = getattr(layer, "__wrapped__", None)
 
 
 def _metric_answer(answer: Any) -> dict[str, float]:
