@@ -1,45 +1,26 @@
-"""`codex-plugin.json`: what a distribution says of its plugins, so that nobody has to import them to know.
+"""The static manifest of plugins, `codex-plugin.json`: describing plugins by it or by their code, and making it.
 
-One rule: it is made from the classes, never by hand, and it is believed only where it is whole and fits the
-distribution that it came with. Its values are named tuples, as the catalog's: `plugins list` reads them, too.
+One rule: it is made from the classes, never by hand, so that it says what an import would say.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from codex_kernel.api import PLUGIN_API
 from codex_kernel.errors import PluginError
-from codex_kernel.metadata import Entry, normal, parse_entry_points
+from codex_kernel.metadata import Entry, normal
+from codex_kernel.plugin_project import Project, read_project
+from codex_kernel.static_file import SCHEMA_VERSION, PluginDescription, look_up
 
-FILE_NAME = "codex-plugin.json"
-"""Name of the file in a package; that of a distribution of one module has the module's name and a dot before it."""
-SCHEMA_VERSION = 1
-MAX_BYTES = 4 * 2**20
+__all__ = ["PluginDescription", "build", "build_apart", "describe", "differences", "fault", "read", "text_of"]
+
 CAPABILITIES = ("gpu", "distributed", "resume", "generate")
 """What `codex_capabilities` of a class may hold."""
-
-
-class PluginDescription(NamedTuple):
-    """What is known of a plugin.
-
-    `hooks` are those it implements, `options` the JSON Schema of its section (empty for a command), `plugin_api` the
-    version of the hooks that it was made for, None where nobody says. `static`: read from its distribution's file;
-    otherwise the plugin was imported.
-    """
-
-    kind: str
-    name: str
-    target: str
-    summary: str
-    hooks: tuple[str, ...]
-    capabilities: tuple[str, ...]
-    options: Mapping[str, Any]
-    plugin_api: tuple[int, int] | None
-    static: bool
 
 
 def read(entry: Entry) -> PluginDescription | None:
@@ -48,7 +29,7 @@ def read(entry: Entry) -> PluginDescription | None:
     None: there is no such file, `fault` says what is wrong with it, or the installation is editable, so that its code
     may be newer than its file.
     """
-    found = _look_up(entry)
+    found = look_up(entry)
     if isinstance(found, str) or found is None:
         return None
     described = found.get((entry.kind, entry.name))
@@ -59,7 +40,7 @@ def read(entry: Entry) -> PluginDescription | None:
 
 def fault(entry: Entry) -> str:
     """Say why the file of the plugin's distribution is not believed; "" where it is, and where there is none."""
-    found = _look_up(entry)
+    found = look_up(entry)
     return found if isinstance(found, str) else ""
 
 
@@ -123,170 +104,187 @@ def _capabilities(entry: Entry, cls: type) -> tuple[str, ...]:
     return declared
 
 
-# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_Found = dict[tuple[str, str], PluginDescription]
+# ── making it ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Unfit(Exception):  # noqa: N818 - it never leaves this module
-    """The file cannot be believed; the text says why."""
+def build(source: str | Path | Project) -> dict[str, Any]:
+    """Return the static manifest of an installed distribution, or of a project (its folder), from its classes.
+
+    They are imported into this process; `build_apart` imports a project's into another. Raises PluginError where one
+    cannot be imported or described, InputError where there is no such project.
+    """
+    if isinstance(source, str):
+        name, entries = _installed(source)
+    else:
+        project = source if isinstance(source, Project) else read_project(source)
+        name, entries = project.name, project.entries
+        sys.path[:0] = [str(root) for root in project.roots if str(root) not in sys.path and root.is_dir()]
+    described = [imported(entry._replace(distribution_summary="")) for entry in entries]
+    for entry, one in zip(entries, described, strict=True):
+        _check(entry, one)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "distribution": name,
+        "plugin_api": list(PLUGIN_API),
+        "plugins": [_plugin_row(one) for one in described if one.kind != "command"],
+        "commands": [
+            {"name": one.name, "target": one.target, "help": one.summary}
+            for one in described
+            if one.kind == "command"
+        ],
+    }
 
 
-def _look_up(entry: Entry) -> _Found | str | None:
-    """Return what the file of the entry's distribution holds, why it is not believed, or None where there is none."""
-    try:
-        record = (entry.metadata / "RECORD").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # not every installer writes one; a folder of sources has none
-        return None
-    if FILE_NAME not in record or _is_editable(entry.metadata):
-        return None
-    try:
-        listed = [line for line in map(_record_line, record.splitlines()) if line[0].endswith(FILE_NAME)]
-        if len(listed) != 1:
-            raise (
-                _Unfit(f"its record lists {len(listed)} of them")
-                if listed
-                else _Unfit("its record is damaged")
-            )
-        found = _parse(_bytes_of(entry.metadata.parent, *listed[0]))
-        _compare(entry, found)
-    except _Unfit as reason:
-        return f"the {FILE_NAME} of {entry.distribution} {entry.version} is not used: {reason}"
-    return found.plugins
+def _installed(distribution: str) -> tuple[str, Sequence[Entry]]:
+    """Return the name and the plugins of an installed distribution."""
+    from codex_kernel.catalog import Catalog
 
-
-def _is_editable(metadata: Path) -> bool:
-    """Say whether the code lies where its author works on it."""
-    try:
-        text = (metadata / "direct_url.json").read_bytes()
-    except OSError:
-        return False
-    return b'"editable":true' in b"".join(text.split())
-
-
-def _record_line(line: str) -> tuple[str, str, str]:
-    """Return path, hash and size of a line of RECORD, each "" where it is not there."""
-    path, digest, size = line.rsplit(",", 2) if line.count(",") > 1 else (line, "", "")
-    return path.strip('"').replace('""', '"'), digest, size
-
-
-def _bytes_of(folder: Path, path: str, digest: str, size: str) -> bytes:
-    """Return the content of a file of a distribution, which must be the one that was installed."""
-    if os.path.isabs(path) or ".." in path.split("/"):  # noqa: PTH117 - text of a record
-        raise _Unfit(f"its record places it at {path}, outside of the installation")
-    try:
-        with open(folder / path, "rb") as file:  # noqa: PTH123 - as fast as it gets
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _Unfit(f"it cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise _Unfit(f"it is larger than {MAX_BYTES // 2**20} MiB")
-    if (size and size != str(len(data))) or (digest and digest != _digest(digest.partition("=")[0], data)):
-        raise _Unfit("it is not the file that was installed")
-    return data
-
-
-def _digest(algorithm: str, data: bytes) -> str:
-    """Return a hash as RECORD writes it."""
-    import base64
-    import hashlib
-
-    try:
-        made = hashlib.new(algorithm, data).digest()
-    except (ValueError, TypeError) as error:
-        raise _Unfit(f"its record has a hash of the unknown kind {algorithm!r}") from error
-    return f"{algorithm}={base64.urlsafe_b64encode(made).rstrip(b'=').decode()}"
-
-
-class _File(NamedTuple):
-    """The content of a file."""
-
-    distribution: str
-    plugins: _Found
-
-
-@functools.lru_cache(maxsize=256)
-def _parse(data: bytes) -> _File:
-    """Read the text of a file; raise _Unfit where it is not what `build` makes."""
-    import json
-
-    try:
-        content = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise _Unfit(f"it is not JSON: {error}") from error
-    version = _take(content, "schema_version", int)
-    if version != SCHEMA_VERSION:
-        older = "an older one" if version < SCHEMA_VERSION else "a newer one"
-        raise _Unfit(
-            f"its schema_version is {version}, {older} than {SCHEMA_VERSION}, which this kernel reads"
-        )
-    api = _take(content, "plugin_api", list)
-    if len(api) != 2 or any(type(number) is not int for number in api):  # noqa: PLR2004 - major and minor
-        raise _Unfit(f"its plugin_api is {api!r}, not two whole numbers")
-    described = [
-        *(_plugin(row, (api[0], api[1])) for row in _take(content, "plugins", list)),
-        *(_command(row, (api[0], api[1])) for row in _take(content, "commands", list)),
+    found = [
+        entry
+        for entry in Catalog.scan().entries
+        if normal(entry.distribution) == normal(distribution) and entry.status != "shadowed"
     ]
-    return _File(_take(content, "distribution", str), {(one.kind, one.name): one for one in described})
+    if not found:
+        raise PluginError(
+            f"no plugin of a distribution {distribution!r} is installed",
+            remedy="codex plugins list shows what is",
+        )
+    return found[0].distribution, found
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands there twice")
+def _plugin_row(described: PluginDescription) -> dict[str, Any]:
+    return {
+        "kind": described.kind,
+        "name": described.name,
+        "target": described.target,
+        "summary": described.summary,
+        "hooks": list(described.hooks),
+        "capabilities": list(described.capabilities),
+        "options": described.options,
+    }
+
+
+def _check(entry: Entry, described: PluginDescription) -> None:
+    """Raise PluginError where the options would not come back from a file."""
+    from codex_kernel.schema_types import class_of
+
+    if described.kind == "command":
+        return
+    try:
+        class_of(json.loads(json.dumps(described.options, allow_nan=False)))
+    except (TypeError, ValueError, PluginError) as error:
+        raise PluginError(
+            f"{entry}: its options cannot be written as JSON: {error}",
+            remedy="give defaults, choices and bounds that JSON has: text, finite numbers, true, false, null, lists",
+        ) from error
+
+
+def text_of(manifest: Mapping[str, Any]) -> str:
+    """Return the text of the file."""
+    return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def differences(text: str, made: Mapping[str, Any]) -> list[str]:
+    """Return in a line each what a file says otherwise than the manifest that was made of the code just now.
+
+    A file for an older API of plugins is up to date: nothing of the plugins has changed.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        return [f"it is not JSON: {error}"]
+    if not isinstance(content, dict):
+        return ["it is no mapping"]
+    lines = [
+        f"{key} is {content.get(key)!r}, should be {made[key]!r}"
+        for key in ("schema_version", "distribution")
+        if content.get(key) != made[key]
+    ]
+    if not isinstance(api := content.get("plugin_api"), list) or api > made["plugin_api"]:
+        lines.append(f"plugin_api is {api!r}, should be {made['plugin_api']!r}")
+    before, after = _rows(content), _rows(made)
+    for key in {**before, **after}:
+        lines.extend(_row_differences(" ".join(key), before.get(key), after.get(key)))
+    return lines
+
+
+def _rows(manifest: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    plugins = {(str(row.get("kind")), str(row.get("name"))): row for row in manifest.get("plugins") or ()}
+    commands = {("command", str(row.get("name"))): row for row in manifest.get("commands") or ()}
+    return {**plugins, **commands}
+
+
+def _row_differences(
+    name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> Iterator[str]:
+    if before is None or after is None:
+        yield f"{name} is {'not there' if before is None else 'no longer declared'}"
+        return
+    for key in {**before, **after}:
+        if key == "options":
+            old, new = (row[key].get("properties", {}) for row in (before, after))
+            for option in {**old, **new}:
+                if old.get(option) != new.get(option):
+                    yield f"{name}: option {option!r} has changed"
+            if old == new and before[key] != after[key]:
+                yield f"{name}: its options have changed"
+        elif before.get(key) != after.get(key):
+            yield f"{name}: {key} is {before.get(key)!r}, should be {after.get(key)!r}"
+
+
+def build_apart(project: Project, *, seconds: float = 120) -> dict[str, Any]:
+    """Return the static manifest of a project, its classes imported by a process of its own.
+
+    Whatever they do there (exit, crash, hang for so many seconds) becomes a PluginError.
+    """
+    import subprocess
+    import tempfile
+
+    from codex_kernel import plugin_project
+
+    with tempfile.TemporaryDirectory(prefix="codex-") as folder:
+        answer = Path(folder) / "answer.json"
+        program = "from codex_kernel.static_manifest import answer; answer()"
+        try:
+            done = subprocess.run(  # noqa: S603 - this Python
+                [sys.executable, "-c", program, str(answer)],
+                input=json.dumps(plugin_project.as_json(project)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _not_described(project, f"importing them took more than {seconds:g} seconds") from None
+        if not answer.exists():
+            last = done.stdout.strip().rpartition("\n")[2]
+            how = f"the process that imported them ended with exit code {done.returncode}"
+            raise _not_described(project, f"{how}: {last}" if last else how)
+        answered = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in answered:
+        raise PluginError(answered["error"], remedy=answered["remedy"])
+    made: dict[str, Any] = answered["manifest"]
     return made
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _take(mapping: Any, key: str, kind: type) -> Any:
-    """Return a value of the wanted type; a bool is no integer."""
-    value = mapping.get(key) if isinstance(mapping, dict) else None
-    if type(value) is not kind:
-        raise _Unfit(f"{key!r} is {'missing' if value is None else f'a {type(value).__name__}'}")
-    return value
-
-
-def _texts(row: Any, key: str) -> tuple[str, ...]:
-    texts = _take(row, key, list)
-    if not all(isinstance(text, str) for text in texts):
-        raise _Unfit(f"{key!r} holds what is no text")
-    return tuple(texts)
-
-
-def _plugin(row: Any, api: tuple[int, int]) -> PluginDescription:
-    options = _take(row, "options", dict)
-    _take(options, "properties", dict)
-    return PluginDescription(
-        kind=_take(row, "kind", str),
-        name=_take(row, "name", str),
-        target=_take(row, "target", str),
-        summary=_take(row, "summary", str),
-        hooks=_texts(row, "hooks"),
-        capabilities=_texts(row, "capabilities"),
-        options=options,
-        plugin_api=api,
-        static=True,
+def _not_described(project: Project, why: str) -> PluginError:
+    return PluginError(
+        f"the plugins of {project.name} cannot be described: {why}",
+        remedy="a module that an entry point names must import without side effects; codex plugins check tells more",
     )
 
 
-def _command(row: Any, api: tuple[int, int]) -> PluginDescription:
-    name, target, described = (_take(row, key, str) for key in ("name", "target", "help"))
-    return PluginDescription("command", name, target, described, (), (), {}, api, static=True)
+def answer() -> None:
+    """Answer `build_apart`, in its process: the project comes from standard input, the manifest goes into a file."""
+    from codex_kernel.errors import CodexError
+    from codex_kernel.plugin_project import from_json
 
-
-def _compare(entry: Entry, found: _File) -> None:
-    """Raise _Unfit where the file speaks of other plugins than the entry points of its distribution."""
-    if normal(found.distribution) != normal(entry.distribution):
-        raise _Unfit(f"it is that of {found.distribution!r}")
     try:
-        text = (entry.metadata / "entry_points.txt").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        text = ""
-    announced = {(kind, name): target for kind, name, target in parse_entry_points(text)}
-    described = {key: one.target for key, one in found.plugins.items()}
-    for kind, name in sorted(key for key, _target in announced.items() ^ described.items()):
-        ours, theirs = described.get((kind, name), "nothing"), announced.get((kind, name), "nothing")
-        raise _Unfit(f"{kind} {name!r} is {ours} there, and {theirs} among the entry points")
+        answered: dict[str, Any] = {"manifest": build(from_json(json.load(sys.stdin)))}
+    except CodexError as error:
+        answered = {"error": error.message, "remedy": error.remedy}
+    partial = Path(f"{sys.argv[1]}.part")
+    partial.write_text(json.dumps(answered), encoding="utf-8")
+    partial.rename(sys.argv[1])

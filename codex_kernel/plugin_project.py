@@ -1,0 +1,110 @@
+"""The project of a plugin as its author has it: what its pyproject.toml declares, and where its modules lie.
+
+One rule: it reads the table `[project]` and looks for files; it runs nothing of the project and no build backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codex_kernel.errors import InputError
+from codex_kernel.metadata import GROUPS, Entry
+
+FILE_NAME = "codex-plugin.json"
+"""Name of the static manifest in a package; that of a single module has the module's name and a dot before it."""
+
+
+class Project(NamedTuple):
+    """A distribution in work: its plugins and commands, and the folders from which its modules are imported."""
+
+    folder: Path
+    name: str
+    entries: tuple[Entry, ...]
+    roots: tuple[Path, ...]
+
+    @property
+    def manifest_file(self) -> Path:
+        """Where codex-plugin.json has its place: in the package of the first plugin, or beside its module.
+
+        Raises InputError where there is no such module.
+        """
+        module = self.entries[0].target.partition(":")[0].strip()
+        for root in self.roots:
+            if place := _place(root, module.split(".")):
+                return place
+        raise InputError(
+            f"{self.folder}: there is no module {module!r}, which {self.entries[0].kind} "
+            f"{self.entries[0].name!r} names",
+            remedy="put it below src/ or beside pyproject.toml, or mend the entry point",
+        )
+
+
+def read_project(folder: Path) -> Project:
+    """Read the project in a folder; raise InputError where it has no plugin, or cannot be read."""
+    import tomllib
+
+    file = folder / "pyproject.toml"
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        return project_of(folder, table["name"], table.get("entry-points", {}))
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read: {error.strerror}", remedy="name the folder of a plugin's project"
+        ) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{file}: {str(error).splitlines()[0]}", remedy="mend it") from None
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(
+            f"{file}: expected [project] with a name and tables of entry points", remedy="mend it"
+        ) from None
+
+
+def project_of(
+    folder: Path, name: str, entry_points: Mapping[str, Mapping[str, str]], roots: Sequence[Path] = ()
+) -> Project:
+    """Return the project of these entry points: group → name → target; raise InputError where codex has none of them.
+
+    roots: where its modules are looked for, before `src` and the folder itself.
+    """
+    entries = [
+        Entry(kind, plugin, str(target).partition("[")[0].strip(), str(name), "", "", folder, "")
+        for kind, group in GROUPS.items()
+        for plugin, target in sorted(entry_points.get(group, {}).items())
+    ]
+    if not entries:
+        raise InputError(
+            f"{folder / 'pyproject.toml'} declares no plugin of codex",
+            remedy='write a table such as [project.entry-points."codex.loggers"]',
+        )
+    return Project(folder, str(name), tuple(entries), (*roots, folder / "src", folder))
+
+
+def _place(root: Path, parts: list[str]) -> Path | None:
+    """Return the file's place for a module below a root; None where the module is not there."""
+    for depth in range(1, len(parts) + 1):
+        package = root.joinpath(*parts[:depth])
+        if (package / "__init__.py").is_file():  # the outermost: a namespace package belongs to nobody
+            return package / FILE_NAME
+    module = root.joinpath(*parts)
+    if module.with_name(f"{module.name}.py").is_file():
+        return module.with_name(f"{module.name}.{FILE_NAME}")
+    return None
+
+
+def as_json(project: Project) -> dict[str, Any]:
+    """Return the project as JSON values, for another process."""
+    return {
+        "folder": str(project.folder),
+        "name": project.name,
+        "entries": [[entry.kind, entry.name, entry.target] for entry in project.entries],
+        "roots": [str(root) for root in project.roots],
+    }
+
+
+def from_json(values: Mapping[str, Any]) -> Project:
+    """Return the project that `as_json` wrote."""
+    folder = Path(values["folder"])
+    entries = [Entry(*row, values["name"], "", "", folder, "") for row in values["entries"]]
+    return Project(folder, values["name"], tuple(entries), tuple(map(Path, values["roots"])))
