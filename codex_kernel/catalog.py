@@ -53,7 +53,7 @@ class Catalog(NamedTuple):
         if chosen is None:
             return found
         allowed = [name.strip() for name in chosen.split(",") if name.strip()]
-        return found.allowing(allowed, f"CODEX_PLUGINS is {chosen!r}")
+        return found.allowing(allowed, f"CODEX_PLUGINS={chosen}")
 
     @classmethod
     def judged(cls, entries: Iterable[Entry], path: Sequence[str]) -> Catalog:
@@ -69,8 +69,8 @@ class Catalog(NamedTuple):
         allowed = {KERNEL, *map(normal, distributions)}
         entries = [
             entry
-            if normal(entry.distribution) in allowed or entry.status == "shadowed"
-            else entry._replace(status="not allowed", reason=f"{why}, without {entry.distribution}")
+            if normal(entry.distribution) in allowed or entry.status in {"shadowed", "not allowed"}
+            else entry._replace(status="not allowed", reason=f"{why} leaves {entry.distribution} out")
             for entry in self.entries
         ]
         return Catalog(tuple(_together(entries)))
@@ -128,7 +128,7 @@ def known_plugins() -> dict[str, dict[str, Known]]:
 
 _REMEDIES: dict[str, Callable[[Entry], str]] = {
     "incompatible": lambda entry: upgrade_line(entry.distribution, KERNEL),
-    "not allowed": lambda entry: f"name {entry.distribution} there too",
+    "not allowed": lambda entry: f"add {entry.distribution} to it",
     "stale": lambda entry: (
         f"{uninstall_line(entry.distribution)}, or again: {install_line(entry.distribution)}"
     ),

@@ -44,6 +44,7 @@ _OTHER_PLUGIN: dict[str, OnResume] = {
 _KERNEL: dict[str, OnResume] = {
     "name": "harmless",
     "seed": "refused",
+    "plugins": "harmless",  # what is used is compared by the lock
     "data": "harmless",
     "evaluate": "harmless",
 }

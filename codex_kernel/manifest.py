@@ -13,13 +13,15 @@ from typing import Any, Literal, TypeVar
 
 from attrs import evolve, field, frozen
 
-from codex_kernel import overrides
+from codex_kernel import overrides, requirements
+from codex_kernel.catalog import Catalog
 from codex_kernel.data.options import DataOptions
 from codex_kernel.errors import ManifestError, Problem
 from codex_kernel.interfaces import EvaluateOptions
 from codex_kernel.option_types import did_you_mean
 from codex_kernel.options import option
 from codex_kernel.overrides import KERNEL_KEYS, SECTIONS
+from codex_kernel.requirements import PluginsOptions
 from codex_kernel.structure import structure, unstructure
 from codex_kernel.yaml_reader import Node, child_path, in_file_order, read, shown
 from codex_kernel.yaml_text import read_bytes
@@ -85,6 +87,7 @@ class Manifest:
 
     name: str | None
     seed: int
+    plugins: PluginsOptions | None
     dataset: Section | None
     cleaners: tuple[Section, ...]
     tokenizer: Section | None
@@ -97,6 +100,19 @@ class Manifest:
     evaluate: Evaluate | None
     root: Node = field(repr=False)
     text: bytes = field(repr=False, eq=False)
+
+    def decide(self, catalog: Catalog, problems: list[Problem]) -> Catalog:
+        """Return what its `plugins:` leaves of a catalog.
+
+        Where a distribution that it needs is missing, raise ManifestError with `problems` and that: nothing may be
+        imported then.
+        """
+        before = len(problems)
+        section = _child(self.root, "plugins")
+        left = requirements.decide(section, catalog, problems) if section else catalog
+        if len(problems) > before:
+            raise ManifestError(in_file_order(problems))
+        return left
 
     def sections(self) -> Iterator[Section]:
         """Yield the plugins, in the order in which a run calls for them."""
@@ -192,7 +208,7 @@ class LoggerOptions:
 
 
 _LIST_KINDS = {"cleaners": "cleaner", "adapters": "adapter", "loggers": "logger"}
-_KEYS = (*SECTIONS, *_LIST_KINDS, "data", "evaluate")
+_KEYS = ("plugins", *SECTIONS, *_LIST_KINDS, "data", "evaluate")
 
 
 def parse(root: Node, problems: list[Problem], text: bytes = b"") -> Manifest:
@@ -209,6 +225,7 @@ def parse(root: Node, problems: list[Problem], text: bytes = b"") -> Manifest:
     return Manifest(
         name=run.name if run else None,
         seed=run.seed if run else 17,
+        plugins=requirements.read(_child(root, "plugins") or Node({}, root.where), problems),
         **{kind: _single_section(root, kind, problems) for kind in SECTIONS},
         cleaners=lists["cleaners"],
         adapters=lists["adapters"],
@@ -225,9 +242,11 @@ def as_mapping(manifest: Manifest, resolved: Mapping[str, Mapping[str, Any]]) ->
     single = {kind: resolved[f"$.{kind}"] for kind in SECTIONS}
     metrics = manifest.evaluate.metrics if manifest.evaluate else ()
     evaluate = unstructure(manifest.evaluate.options) if manifest.evaluate else {}
+    decided = {} if manifest.plugins == PluginsOptions() else {"plugins": unstructure(manifest.plugins)}
     return {
         "name": manifest.name,
         "seed": manifest.seed,
+        **decided,
         "dataset": single["dataset"],
         "cleaners": [resolved[section.path] for section in manifest.cleaners],
         "tokenizer": single["tokenizer"],

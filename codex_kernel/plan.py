@@ -111,6 +111,7 @@ class Plan:
 
 def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Plan:
     """Choose and make the plugins of a manifest; raise ManifestError with `problems` and all that are found here."""
+    catalog = manifest.decide(catalog, problems)  # before anything is imported
     chosen = [one for section in manifest.sections() if (one := choose(section, catalog, problems))]
     name, data, evaluate = manifest.name, manifest.data, manifest.evaluate
     if problems:

@@ -20,6 +20,7 @@ from codex_kernel.manifest import (
     RunOptions,
 )
 from codex_kernel.overrides import SECTIONS
+from codex_kernel.requirements import PluginsOptions
 from codex_kernel.section_schema import (
     PATH_MARK,
     VALUES,
@@ -55,6 +56,7 @@ def manifest_schema(plugins: Mapping[str, Mapping[str, type | Schema | None]]) -
         "properties": {
             "name": {**run["name"], "pattern": f"^{RUN_NAME.pattern}$"},
             "seed": run["seed"],
+            "plugins": section_schema(PluginsOptions),
             "dataset": _ref("dataset"),
             "cleaners": _list_of("cleaner", "Cleaning steps, in the order in which documents pass them.", ()),
             "tokenizer": _ref("tokenizer"),

@@ -1,0 +1,112 @@
+"""`plugins:` of a manifest: which distributions a run may use, and which it needs.
+
+One rule: it is decided by metadata, before anything is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from codex_kernel.catalog import Catalog, known_plugins
+from codex_kernel.errors import Problem
+from codex_kernel.installers import install_line
+from codex_kernel.metadata import normal
+from codex_kernel.option_types import did_you_mean
+from codex_kernel.options import option
+from codex_kernel.structure import structure
+from codex_kernel.yaml_reader import Node, child_path, shown
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+
+PATH = "$.plugins"
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REQUIREMENT = re.compile(rf"({_NAME})\s*([<>=!~].*)?")
+
+
+@frozen
+class PluginsOptions:
+    """Which distributions a run may use, and which it needs; decided before anything is imported."""
+
+    allow: tuple[str, ...] | None = option(
+        None, help="Distributions whose plugins may be used; codex-kernel's always may. null: all."
+    )
+    require: tuple[str, ...] = option(
+        (), help="Distributions that must be installed, with their versions: codex-mlflow>=0.1,<1."
+    )
+
+
+def read(node: Node, problems: list[Problem]) -> PluginsOptions | None:
+    """Read the section; None after adding to `problems` all that is wrong with it, each at its place."""
+    before = len(problems)
+    made = structure(PluginsOptions, node, PATH, problems)
+    if made is None:
+        return None
+    for place, path, text in _items(node, "allow") or ():
+        if not re.fullmatch(_NAME, text):
+            message = f"expected the name of a distribution, got {shown(place)}"
+            problems.append(Problem(place.where, path, message, "such as codex-mlflow, without versions"))
+    for place, path, text in _items(node, "require") or ():
+        if _parse(text) is None:
+            message = f"expected a distribution and its versions, got {shown(place)}"
+            problems.append(Problem(place.where, path, message, "such as codex-mlflow>=0.1,<1"))
+    return made if len(problems) == before else None
+
+
+def decide(node: Node, catalog: Catalog, problems: list[Problem]) -> Catalog:
+    """Return the catalog that a manifest's section leaves; add to `problems` what it needs and is not installed.
+
+    node: the section, as `read` took it.
+    """
+    for place, path, text in _items(node, "require") or ():
+        if (parsed := _parse(text)) and (fault := _fault(*parsed, text, catalog)):
+            problems.append(Problem(place.where, path, *fault, plugin=True))
+    allowed = _items(node, "allow")
+    return catalog if allowed is None else catalog.allowing([text for _, _, text in allowed], "plugins.allow")
+
+
+def _items(node: Node, key: str) -> list[tuple[Node, str, str]] | None:
+    """Return (node, path, text) of each item of a list of the section; None where it has no such list."""
+    listed = node.value.get(key) if isinstance(node.value, dict) else None
+    if listed is None or not isinstance(listed.value, list):
+        return None
+    return [(item, child_path(f"{PATH}.{key}", i), str(item.value)) for i, item in enumerate(listed.value)]
+
+
+def _parse(text: str) -> tuple[str, SpecifierSet] | None:
+    """Return the name and the versions of a requirement; None where it is none, or says more than these two."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    match = _REQUIREMENT.fullmatch(text.strip())
+    try:
+        return (match[1], SpecifierSet(match[2] or "")) if match else None
+    except InvalidSpecifier:
+        return None
+
+
+def _fault(name: str, versions: SpecifierSet, text: str, catalog: Catalog) -> tuple[str, str] | None:
+    """Return what is wrong and how to mend it; None where the distribution is there in a version that fits."""
+    version = _installed(name, catalog)
+    if version is None:
+        known = {row.distribution for rows in known_plugins().values() for row in rows.values()}
+        slip = did_you_mean(name, sorted(known)) if normal(name) not in known else None
+        return f"{name} is not installed", slip or install_line(text.replace(" ", ""))
+    if not versions.contains(version, prereleases=True):
+        return f"{name} {version} is installed, {versions} is wanted", install_line(text.replace(" ", ""))
+    return None
+
+
+def _installed(name: str, catalog: Catalog) -> str | None:
+    """Return the version of a distribution, whether it has plugins or not; None where it is not installed."""
+    found = [e.version for e in catalog.entries if normal(e.distribution) == normal(name)]
+    if found:
+        return found[0]
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
