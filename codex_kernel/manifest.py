@@ -9,12 +9,11 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attrs import evolve, field, frozen
 
 from codex_kernel import overrides, requirements
-from codex_kernel.catalog import Catalog
 from codex_kernel.data.options import DataOptions
 from codex_kernel.errors import ManifestError, Problem
 from codex_kernel.interfaces import EvaluateOptions
@@ -25,6 +24,9 @@ from codex_kernel.requirements import PluginsOptions
 from codex_kernel.structure import structure, unstructure
 from codex_kernel.yaml_reader import Node, child_path, in_file_order, read, shown
 from codex_kernel.yaml_text import read_bytes
+
+if TYPE_CHECKING:
+    from codex_kernel.catalog import Catalog
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from codex_kernel.catalog import Catalog, known_plugins
 from codex_kernel.errors import Problem
 from codex_kernel.installers import install_line
 from codex_kernel.metadata import normal
@@ -21,6 +20,8 @@ from codex_kernel.yaml_reader import Node, child_path, shown
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
+
+    from codex_kernel.catalog import Catalog
 
 PATH = "$.plugins"
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -89,6 +90,8 @@ def _parse(text: str) -> tuple[str, SpecifierSet] | None:
 
 def _fault(name: str, versions: SpecifierSet, text: str, catalog: Catalog) -> tuple[str, str] | None:
     """Return what is wrong and how to mend it; None where the distribution is there in a version that fits."""
+    from codex_kernel.catalog import known_plugins
+
     version = _installed(name, catalog)
     if version is None:
         known = {row.distribution for rows in known_plugins().values() for row in rows.values()}
