@@ -6,7 +6,7 @@ One rule: nothing is built and nothing heavy is imported here; all faults are fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,20 @@ class Plan:
         return {"schema": 1, "plugins": rows}
 
 
-def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Plan:
+LoadClass = Callable[[Entry], type]
+"""How the class of an entry is had: imported, or with its options alone, made of its static manifest."""
+
+
+def resolve(
+    manifest: Manifest, catalog: Catalog, problems: list[Problem], *, load_class: LoadClass = load
+) -> Plan:
     """Choose and make the plugins of a manifest; raise ManifestError with `problems` and all that are found here."""
     catalog = manifest.decide(catalog, problems)  # before anything is imported
-    chosen = [one for section in manifest.sections() if (one := choose(section, catalog, problems))]
+    chosen = [
+        one
+        for section in manifest.sections()
+        if (one := choose(section, catalog, problems, load_class=load_class))
+    ]
     name, data, evaluate = manifest.name, manifest.data, manifest.evaluate
     if problems:
         raise ManifestError(in_file_order(problems))
@@ -122,12 +132,17 @@ def resolve(manifest: Manifest, catalog: Catalog, problems: list[Problem]) -> Pl
 
 
 def choose(
-    section: Section, catalog: Catalog, problems: list[Problem], *, is_source: bool = False
+    section: Section,
+    catalog: Catalog,
+    problems: list[Problem],
+    *,
+    is_source: bool = False,
+    load_class: LoadClass = load,
 ) -> Chosen | None:
     """Make the plugin of one section, and of those within it; add what is wrong to `problems`."""
     try:
         entry = catalog.find(section.kind, section.type, section.distribution)
-        plugin_class = load(entry)
+        plugin_class = load_class(entry)
         made_of_sources = is_made_of_sources(plugin_class)
     except PluginError as error:
         problems.append(Problem(section.where, section.path, error.message, error.remedy, plugin=True))
@@ -137,12 +152,14 @@ def choose(
         hint = "put its sources beside the other ones"
         problems.append(Problem(section.where, child_path(section.path, "type"), message, hint))
         return None
-    sources = _sources(section, catalog, problems) if made_of_sources else {}
+    sources = _sources(section, catalog, problems, load_class) if made_of_sources else {}
     plugin: object = structure(plugin_class, section.options, section.path, problems)
     return None if plugin is None else Chosen(section, entry, plugin, sources)
 
 
-def _sources(section: Section, catalog: Catalog, problems: list[Problem]) -> dict[str, Chosen]:
+def _sources(
+    section: Section, catalog: Catalog, problems: list[Problem], load_class: LoadClass
+) -> dict[str, Chosen]:
     """Make the plugins of the sections within a dataset's; whether they are a mapping is told with its options."""
     options = section.options.value if isinstance(section.options.value, dict) else {}
     node = options.get("sources")
@@ -150,7 +167,9 @@ def _sources(section: Section, catalog: Catalog, problems: list[Problem]) -> dic
     for name, child in node.value.items() if node and isinstance(node.value, dict) else ():
         path = child_path(f"{section.path}.sources", name)
         inner = read_section(child, section.kind, path, problems)
-        if inner and (chosen := choose(inner, catalog, problems, is_source=True)):
+        if inner is None:
+            continue
+        if chosen := choose(inner, catalog, problems, is_source=True, load_class=load_class):
             found[name] = chosen
     return found
 
@@ -188,16 +207,3 @@ def changed_plugins(lock: dict[str, Any], plan: Plan) -> Iterator[str]:
                 f"{row['kind']} {row['name']!r} was {old['distribution']} {old['version']}, "
                 f"is {row['distribution']} {row['version']}"
             )
-
-
-def classes(catalog: Catalog, kinds: Sequence[str]) -> dict[str, dict[str, type | PluginError]]:
-    """Return kind → name → class of everything installed, or why the class cannot be had; for `codex schema`."""
-    found: dict[str, dict[str, type | PluginError]] = {}
-    for kind in kinds:
-        found[kind] = {}
-        for name in catalog.names(kind):
-            try:
-                found[kind][name] = load(catalog.find(kind, name))
-            except PluginError as error:
-                found[kind][name] = error
-    return found

@@ -13,11 +13,22 @@ from typing import Any
 
 from codex_kernel.api import PLUGIN_API
 from codex_kernel.errors import PluginError
-from codex_kernel.metadata import Entry, normal
+from codex_kernel.metadata import KERNEL, Entry, normal
 from codex_kernel.plugin_project import Project, read_project
 from codex_kernel.static_file import SCHEMA_VERSION, PluginDescription, look_up
 
-__all__ = ["PluginDescription", "build", "build_apart", "describe", "differences", "fault", "read", "text_of"]
+__all__ = [
+    "PluginDescription",
+    "build",
+    "build_apart",
+    "class_without_code",
+    "describe",
+    "differences",
+    "fault",
+    "imported",
+    "read",
+    "text_of",
+]
 
 CAPABILITIES = ("gpu", "distributed", "resume", "generate")
 """What `codex_capabilities` of a class may hold."""
@@ -47,6 +58,23 @@ def fault(entry: Entry) -> str:
 def describe(entry: Entry) -> PluginDescription:
     """Return what is known of a plugin, imported where its distribution has no file; raise PluginError."""
     return read(entry) or imported(entry)
+
+
+def class_without_code(entry: Entry) -> type:
+    """Return a class that has the options of a plugin, made of its static manifest: nothing of it is imported.
+
+    It is the class itself where there is no such file, or none that can be believed, and of the kernel's own plugins.
+    """
+    from codex_kernel.loading import load
+    from codex_kernel.schema_types import class_of
+
+    described = None if normal(entry.distribution) == KERNEL else read(entry)
+    if described is None:
+        return load(entry)
+    try:
+        return class_of(described.options)
+    except PluginError:  # made by another version, or by hand
+        return load(entry)
 
 
 def imported(entry: Entry) -> PluginDescription:

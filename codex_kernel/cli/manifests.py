@@ -13,7 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from codex_kernel.errors import Problem
-    from codex_kernel.plan import Plan
+    from codex_kernel.plan import LoadClass, Plan
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -59,12 +59,21 @@ def with_skip_bad(sets: tuple[str, ...], skip_bad: int | None) -> tuple[str, ...
     return sets if skip_bad is None else (*sets, f"data.skip_bad={skip_bad}")
 
 
-def make_plan(manifest: Path, override_files: tuple[Path, ...], sets: tuple[str, ...]) -> Plan:
-    """Read the manifest, choose its plugins and check their options; raise ManifestError with all that is wrong."""
+def make_plan(
+    manifest: Path,
+    override_files: tuple[Path, ...],
+    sets: tuple[str, ...],
+    load_class: LoadClass | None = None,
+) -> Plan:
+    """Read the manifest, choose its plugins and check their options; raise ManifestError with all that is wrong.
+
+    load_class: how their classes are had; None: imported.
+    """
     from codex_kernel.catalog import Catalog
+    from codex_kernel.loading import load as imported
     from codex_kernel.manifest import load
     from codex_kernel.plan import resolve
 
     problems: list[Problem] = []
     loaded = load(manifest, override_files, sets, problems)
-    return resolve(loaded, Catalog.scan(), problems)
+    return resolve(loaded, Catalog.scan(), problems, load_class=load_class or imported)
