@@ -65,6 +65,8 @@ def _remedy(catalog: Catalog, word: str) -> str:
     homes: Sequence[str] = [rows[name].distribution for rows in index.values() if name in rows]
     if homes:
         return install_line(homes[0])
+    if elsewhere := [entry for entry in catalog.entries if entry.name == name]:
+        return f"did you mean {full_id(elsewhere[0])!r}?"
     names = [entry.name for entry in catalog.entries if kind in ("", entry.kind)]
     near = did_you_mean(name, [*names, *(n for rows in index.values() for n in rows)])
     return near or "codex plugins list shows what is installed"
