@@ -1,7 +1,8 @@
 """The dataset `csv`: a table with a header, one record a row, with text, or with prompt and completion.
 
 One rule: a row is what RFC 4180 says, a quoted field over several lines included, and stands at the line where it
-begins; a row that is not what the header says is given as a BadRecord, and the rows behind it are read.
+begins; a row that is not what the header says is given as a BadRecord, and the rows behind it are read. Where a quote is
+wrong, nobody can say which of the lines up to the fault were rows of their own, so each of them is a bad record.
 """
 
 from __future__ import annotations
@@ -103,14 +104,19 @@ class _Lines:
     name: str
     section: CsvDataset
     number: int = field(init=False, default=0)
-    where: str = field(init=False, default="")
-    """The place of the row."""
+    first: int = field(init=False, default=1)
+    """The line at which the row begins."""
     fault: str | None = field(init=False, default=None)
     """What is wrong with one of its lines, kept until the row is judged."""
     _bytes: int = field(init=False, default=0)
 
     def begin_row(self) -> None:
-        self.where, self.fault, self._bytes = f"{self.name}:{self.number + 1}", None, 0
+        self.first, self.fault, self._bytes = self.number + 1, None, 0
+
+    @property
+    def where(self) -> str:
+        """The place of the row."""
+        return f"{self.name}:{self.first}"
 
     def __iter__(self) -> Iterator[str]:
         limit, encoding = self.section.max_record_bytes, self.section.encoding
@@ -152,7 +158,7 @@ def _documents(lines: _Lines, section: CsvDataset) -> Iterator[Document | BadRec
         except csv.Error as error:
             if header is None:
                 raise InputError(f"{lines.where}: the header is not CSV: {error}") from error
-            yield BadRecord(lines.where, f"not CSV: {_in_words(error)}", _QUOTES)
+            yield from _unreadable(lines, f"not CSV: {_in_words(error)}")
             continue
         if not row:
             yield None
@@ -160,6 +166,17 @@ def _documents(lines: _Lines, section: CsvDataset) -> Iterator[Document | BadRec
             header = _checked_header(row, lines, section)
         else:
             yield _document(row, header, lines, section)
+
+
+def _unreadable(lines: _Lines, problem: str) -> Iterator[BadRecord]:
+    """Give a bad record for each line of a row that cannot be read."""
+    first = lines.first
+    through = f"; it goes on to line {lines.number:,}" if lines.number > first else ""
+    yield BadRecord(lines.where, problem + through, _QUOTES)
+    for number in range(first + 1, lines.number + 1):
+        yield BadRecord(
+            f"{lines.name}:{number}", f"lies in the row of line {first:,}, which is not CSV", _QUOTES
+        )
 
 
 def _document(row: list[str], header: list[str], lines: _Lines, section: CsvDataset) -> Document | BadRecord:

@@ -1,8 +1,8 @@
 """Finding the files that a dataset's section names.
 
 One rule: the same patterns and files give the same list in the same order on every machine, and each file once. `**`
-stands for any number of folders; symbolic links to folders are not followed; hidden files and folders are left out
-unless the pattern itself has a part that begins with a dot. Wildcards count in the pattern alone, never in the base,
+stands for any number of folders; symbolic links to folders are not followed, and told where what they lead to is not
+read by another way; hidden files and folders are left out unless the pattern itself has a part that begins with a dot. Wildcards count in the pattern alone, never in the base,
 and a path that exists is taken literally. What cannot be looked at ends the run; it is not left out.
 """
 
@@ -54,9 +54,8 @@ def files_of(options: FileOptions, run: RunContext) -> tuple[FoundFile, ...]:
     lost: list[str] = []
     files = find(options.paths, options.exclude, run.base, lost)
     if lost:
-        run.report.warning(
-            f"{len(lost)} of the dataset's files are links that lead nowhere, and are left out: first {lost[0]}"
-        )
+        more = f", and {len(lost) - 1:,} more such" if len(lost) > 1 else ""
+        run.report.warning(f"the dataset leaves out {lost[0]}{more}")
     if not files:
         raise InputError(
             f"dataset.paths: no file to read: {', '.join(options.paths) or 'empty'} (from {run.base})",
@@ -80,8 +79,8 @@ def find(
 ) -> list[FoundFile]:
     """Return the files, folders' files and matches of globs, each file once, sorted by name.
 
-    A file reached by several paths is taken by its own one, where that is among them. `lost` gets the names of links
-    that match and lead nowhere.
+    A file reached by several paths is taken by its own one, where that is among them. `lost` gets a few words for
+    each path that is left out since it is no file: links that lead nowhere or to folders, pipes, sockets, devices.
     """
     found: dict[str, FoundFile] = {}
     for pattern in patterns:
@@ -93,8 +92,8 @@ def find(
             real = os.path.realpath(path)
             if kind == _FILE and (real not in found or os.path.realpath(base) + "/" + name == real):
                 found[real] = FoundFile(name, path, top)
-            elif kind == _LOST and lost is not None:
-                lost.append(name)
+            elif kind != _FILE and lost is not None:
+                lost.append(f"{name}, {_LINKED if kind == _FOLDER else kind}")
     return sorted(found.values(), key=lambda file: file.name)
 
 
@@ -124,15 +123,15 @@ def matches(pattern: str, base: Path) -> Iterator[Path]:
 
 
 def _candidates(pattern: str, base: Path) -> Iterator[tuple[Path, str]]:
-    """Give what a pattern matches, and what it is; folders are looked through and not given."""
+    """Give what a pattern matches, and what it is; folders are looked through, and only links to them given."""
     if not pattern:
         raise InputError("paths: an empty name, expected a file, folder or glob", remedy="'.' is this folder")
     root, rest = _literal(pattern, base)
-    kind = _kind(root) if not rest else "a folder"
+    kind = _kind(root) if not rest else _FOLDER
     if kind == _FILE:
         yield root, kind
         return
-    if kind not in {"a folder", "nothing"}:
+    if kind not in {_FOLDER, "nothing"}:
         raise InputError(f"{pattern}: is {kind}, expected a file or a folder")
     rest = rest or ("**",)
     if rest[-1] == "**":
@@ -141,8 +140,9 @@ def _candidates(pattern: str, base: Path) -> Iterator[tuple[Path, str]]:
     hidden = any(part.startswith(".") for part in rest)
     depth = None if "**" in rest else len(rest)
     for path, name in _walk(root, hidden=hidden, depth=depth):
-        if regex.fullmatch(name):
-            yield path, _kind(path)
+        found = _kind(path)
+        if found == _FOLDER or regex.fullmatch(name):
+            yield path, found
 
 
 def excluded(name: str, patterns: Sequence[str]) -> bool:
@@ -172,11 +172,12 @@ def unmatched(patterns: Iterable[str], base: Path) -> list[str]:
     return problems
 
 
-_FILE = "a file"
+_FILE, _FOLDER = "a file", "a folder"
 _LOST = "a link that leads nowhere"
+_LINKED = "a link to a folder: name the folder itself to read it"
 _KINDS = {
     stat.S_IFREG: _FILE,
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: _FOLDER,
     stat.S_IFSOCK: "a socket",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -207,16 +208,21 @@ def _literal(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _walk(root: Path, *, hidden: bool, depth: int | None) -> Iterator[tuple[Path, str]]:
-    """Give what is no folder below a folder, and their paths relative to it; `depth` None: at any depth."""
+    """Give what is no folder below a folder, and their paths relative to it; `depth` None: at any depth.
+
+    A link to a folder is given where that lies elsewhere: what it leads to is not looked through.
+    """
+    inside = os.path.realpath(root) + os.sep
     for folder, folders, files in os.walk(root, onerror=_refuse_folder):
         at = "" if Path(folder) == root else PurePosixPath(os.path.relpath(folder, root)).as_posix() + "/"
         if depth is not None and at.count("/") >= depth - 1:
             folders.clear()
         folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder, name)
+        linked = [name for name in folders if Path(folder, name).is_symlink()]
+        elsewhere = [name for name in linked if not os.path.realpath(Path(folder, name)).startswith(inside)]
+        for name in sorted([*files, *elsewhere]):
             if hidden or not name.startswith("."):
-                yield path, at + name
+                yield Path(folder, name), at + name
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -116,6 +116,7 @@ def print_counts(report: Mapping[str, Any]) -> None:
             ("documents_empty", "empty"),
             ("duplicates", "duplicates"),
             ("duplicates_dropped", "duplicates dropped"),
+            ("validation_also_in_train", "of validation, in train too"),
         )
         if report[name]
     ]

@@ -115,6 +115,12 @@ def _built(folder: Path, key: str, job: _Job) -> TokenData:
 def _warn(about: Mapping[str, Any], report: Reporter) -> None:
     """Say what of the documents is not trained, whether the tokens were kept already or not: each run is told."""
     options = about["options"]
+    if crossing := about["validation_also_in_train"]:
+        report.warning(
+            f"{crossing:,} of {about['splits']['validation']['documents']:,} documents of the validation split are in "
+            "the train split too: the validation loss flatters the model (data.duplicates drop, and cleaners that come "
+            "before, keep them out)"
+        )
     for name, split in about["splits"].items():
         lost = split["documents_without_target"] + split["documents_dropped"]
         of = f"of {split['documents'] + lost:,} documents of the {name} split"

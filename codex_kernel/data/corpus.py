@@ -26,11 +26,20 @@ from codex_kernel.data.clean import Cleaning, CleaningStep
 from codex_kernel.data.kept import DamagedError, DigestedFile
 from codex_kernel.data.options import DataOptions
 from codex_kernel.data.split import in_validation
-from codex_kernel.data.survey import ContentDigest, Records, Survey, changed, documents_of, is_empty, survey
+from codex_kernel.data.survey import (
+    ContentDigest,
+    Records,
+    Survey,
+    changed,
+    content_of,
+    documents_of,
+    is_empty,
+    survey,
+)
 from codex_kernel.errors import InputError, StorageError
 from codex_kernel.interfaces import BadRecord, CorpusText, Document, Message, Reporter
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "corpora"
 _SPLITS = ("train", "validation")
 
@@ -203,6 +212,7 @@ class _SplitWriter:
     masked: int = 0
     sources: Counter[str] = field(factory=Counter)
     _groups: array[int] = field(factory=lambda: array("Q"))  # digests
+    _contents: array[int] = field(factory=lambda: array("Q"))  # likewise
 
     def add(self, document: Document) -> None:
         self.file.write(_line(document))
@@ -211,12 +221,20 @@ class _SplitWriter:
         self.bytes += _text_bytes(document)
         self.masked += bool(document.prompt or document.messages)
         self.sources[document.source] += 1
-        digest = hashlib.blake2b(document.group.encode(), digest_size=8).digest()
-        self._groups.append(int.from_bytes(digest, "little"))
+        self._groups.append(_short_digest(document.group.encode()))
+        self._contents.append(_short_digest(content_of(document)))
 
     def counts(self) -> SplitCounts:
         groups = len(np.unique(np.array(self._groups, np.uint64)))
         return SplitCounts(self.documents, self.texts, groups, self.bytes, self.masked, dict(self.sources))
+
+    def also_in(self, other: _SplitWriter) -> int:
+        """Count the documents whose content is that of a document of another split."""
+        return int(np.isin(np.array(self._contents, np.uint64), np.array(other._contents, np.uint64)).sum())
+
+
+def _short_digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 @define(eq=False)
@@ -294,6 +312,7 @@ class _Build:
                 "documents_empty": self.empty,
                 "duplicates": self.repeated,
                 "duplicates_dropped": self.repeated if self._drops_repeated else 0,
+                "validation_also_in_train": self.writers["validation"].also_in(self.writers["train"]),
                 "cleaning": self.cleaning.report(),
                 "groups": sum(counts.groups for counts in splits.values()),
                 "bytes": sum(counts.bytes for counts in splits.values()),

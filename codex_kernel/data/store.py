@@ -21,7 +21,7 @@ from codex_kernel.data.mixture import MixedOrder
 from codex_kernel.data.pack import SplitFacts
 from codex_kernel.interfaces import Mixing
 
-FORMAT = 3
+FORMAT = 4
 FOLDER = "tokens"
 
 _AHEAD = 4096  # positions whose samples are found at once, and kept: a batch alone would cost nearly as much

@@ -59,10 +59,12 @@ def survey(records: Records, options: DataOptions, report: Reporter) -> Survey:
     _refuse_repeated_ids(repeated(ids), records, options.skip_bad)
     content.note_bad(bad)
     if bad:
-        report.warning(
-            f"{len(bad):,} records cannot be read and are skipped (data.skip_bad {options.skip_bad:,}); "
-            f"the first: {_in_words(bad[0])}"
+        told = (
+            "1 record cannot be read and is"
+            if len(bad) == 1
+            else f"{len(bad):,} records cannot be read and are"
         )
+        report.warning(f"{told} skipped (data.skip_bad {options.skip_bad:,}); the first: {_in_words(bad[0])}")
     return Survey(content.hex(), count, repeated(contents), len(bad), tuple(bad[:_LISTED]))
 
 

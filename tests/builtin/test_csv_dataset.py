@@ -69,6 +69,25 @@ def test_quotes_that_are_not_closed_are_bad(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("lines", "bad", "good"),
+    [
+        (['"unclosed', *(f"row {n}" for n in range(100))], 101, []),
+        (["ok", '"5 inch', "lost", "", '"7 inch', "kept"], 4, ["ok", "kept"]),
+    ],
+)
+def test_every_line_of_a_row_that_cannot_be_read_counts(tmp_path, lines, bad, good):
+    """A quote that is not closed makes one row of many lines: none of them is lost without being counted."""
+    found = read(tmp_path, "\n".join(["text", *lines]) + "\n")
+    assert [each.text for each in found if isinstance(each, Document)] == good
+    faults = [each for each in found if isinstance(each, BadRecord)]
+    assert len(faults) == bad
+    first = int(faults[0].where.removeprefix("t.csv:"))
+    assert [each.where for each in faults] == [f"t.csv:{first + n}" for n in range(bad)]
+    assert faults[0].problem.endswith(f"; it goes on to line {first + bad - 1}")
+    assert faults[-1].problem == f"lies in the row of line {first}, which is not CSV"
+
+
+@pytest.mark.parametrize(
     ("table", "message"),
     [
         ("a,b\n1,2\n", "t.csv:1: no column 'text' or 'completion', has a, b"),

@@ -227,17 +227,48 @@ def test_repositories_can_be_groups(tmp_path, patterns, groups):
     assert sorted(document.group for document in documents) == sorted(groups)
 
 
+def told(folder, *paths):
+    """Return the ids of the documents and the warnings."""
+    run = make_run(folder)
+    documents = TextFiles(paths=list(paths)).codex_dataset(run)
+    return [document.id for document in documents], run.report.warnings
+
+
 def test_links_that_lead_nowhere_are_told(tmp_path):
     """A broken link in a folder is left out with a warning; one that is named itself is refused."""
     tree(tmp_path, "d/a.py")
     (tmp_path / "d" / "gone.py").symlink_to(tmp_path / "nothing")
-    run = make_run(tmp_path)
-    assert len(list(TextFiles(paths=["d"]).codex_dataset(run))) == 1
-    assert run.report.warnings == [
-        "1 of the dataset's files are links that lead nowhere, and are left out: first d/gone.py"
-    ]
+    left_out = "the dataset leaves out d/gone.py, a link that leads nowhere"
+    assert told(tmp_path, "d") == (["d/a.py"], [left_out])
     [problem] = TextFiles(paths=["d/gone.py"]).codex_preflight(tmp_path)
     assert problem == "d/gone.py: is a link that leads nowhere, expected a file or a folder"
+
+
+def test_links_to_folders_are_told_where_their_files_are_not_read(tmp_path):
+    """They are not followed, but named; one that leads into the folder itself, or is hidden, takes nothing away."""
+    tree(tmp_path, "d/a.py", "d/deep/b.py", "out/o.py")
+    (tmp_path / "d" / "elsewhere").symlink_to(tmp_path / "out")
+    (tmp_path / "d" / "again").symlink_to(tmp_path / "d" / "deep")
+    (tmp_path / "d" / ".hidden").symlink_to(tmp_path / "out")
+    left_out = "the dataset leaves out d/elsewhere, a link to a folder: name the folder itself to read it"
+    for pattern in ("d", "d/**/*.py"):
+        assert told(tmp_path, pattern) == (["d/a.py", "d/deep/b.py"], [left_out])
+    assert told(tmp_path, "d/*.py") == (["d/a.py"], [])
+    assert told(tmp_path, "d/elsewhere") == (["d/elsewhere/o.py"], [])
+    run = make_run(tmp_path)
+    list(TextFiles(paths=["d"], exclude=["elsewhere"]).codex_dataset(run))
+    assert run.report.warnings == []
+
+
+def test_what_is_no_file_in_a_folder_is_told(tmp_path):
+    """A pipe that a pattern matches is left out with a warning, and never waited for."""
+    tree(tmp_path, "d/a.py")
+    for name in ("b.py", "c.py", "d.txt"):
+        os.mkfifo(tmp_path / "d" / name)
+    assert told(tmp_path, "d/*.py") == (
+        ["d/a.py"],
+        ["the dataset leaves out d/b.py, a pipe, and 1 more such"],
+    )
 
 
 def test_what_is_neither_file_nor_folder_is_refused(tmp_path):

@@ -86,6 +86,20 @@ def test_duplicates_can_be_kept(tmp_path):
     assert report["splits"]["train"]["documents"] == 2
 
 
+def test_a_text_in_both_splits_is_counted_and_told(tmp_path):
+    """Duplicates that are kept may lie in train and in validation: each run is told, from the cache too."""
+    docs = [Document(f"{n}-{copy}", f"{n}-{copy}", f"text {n}") for n in range(40) for copy in "ab"]
+    for _ in range(2):
+        report = RecordingReporter()
+        data = make_data(docs, tmp_path, duplicates="keep", validation_fraction=0.5, report=report)
+        crossing = data.report["validation_also_in_train"]
+        assert crossing > 5
+        assert [warning[: len(f"{crossing} of ")] for warning in report.warnings] == [f"{crossing} of "]
+    report = RecordingReporter()
+    data = make_data(docs, tmp_path, validation_fraction=0.5, report=report)
+    assert (data.report["validation_also_in_train"], report.warnings) == (0, [])
+
+
 def test_equal_texts_after_different_prompts_are_no_duplicates(tmp_path):
     """A duplicate has the same prompt and the same text."""
     docs = [

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from codex_hf.rendering import Renderer
 from codex_kernel import InputError
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -33,12 +34,13 @@ def read_template(file: Path) -> str:
 
 
 def template_problems(file: Path, tokens: Collection[str] | None) -> list[str]:
-    """Say what is wrong with the template file of the option `chat_template`, without running it.
+    """Say what is wrong with the template file of the option `chat_template`; it is compiled, and not run.
 
     tokens: the special tokens that the vocabulary will have; None: they are not known yet.
     """
     try:
         source = read_template(file)
+        Renderer(source, {}).check()
     except InputError as error:
         return [f"chat_template: {error.message}"]
     missing = [] if tokens is None else missing_tokens(source, tokens)
