@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 import click
 
 from codex_kernel._version import __version__
+from codex_kernel.cli.flags import take
 
 SECTIONS = {
     "Train": {
@@ -54,29 +55,93 @@ Exit codes: 0 ok, 1 other failure, 2 bad input, 3 run folder locked, 4 no usable
 """
 
 
+_PLUGIN = "codex_kernel.plugin"
+"""Where a context says which plugin its command is of."""
+
+
 class LazyCommands(click.Group):
     """Knows its commands from the table above; `codex_kernel.cli.<name>` has the command of that name.
 
-    A dash of the command is an underscore of the module.
+    A dash of the command is an underscore of the module. A name that is not in the table may be a plugin's.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names of all commands."""
+        """Return the names of all commands of codex itself."""
         return [name for commands in SECTIONS.values() for name in commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None where there is none of that name."""
+        """Import a command; None where there is none of that name.
+
+        Raises PluginError where it is a plugin's that cannot be used.
+        """
         if cmd_name not in self.list_commands(ctx):
-            return None
+            return _plugin_command(ctx, cmd_name)
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"codex_kernel.cli.{name}"), name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the line names; where there is none, say which may have been meant."""
+        command = self.get_command(ctx, args[0])
+        if command is not None:
+            return args[0], command, args[1:]
+        if not ctx.resilient_parsing and args[0][:1].isalnum():
+            from codex_kernel.cli.plugin_commands import suggestion
+
+            hint = suggestion(args[0], self.list_commands(ctx))
+            ctx.fail(f"No such command {args[0]!r}{f': {hint}' if hint else '.'}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; what a plugin's raises names the plugin."""
+        try:
+            return super().invoke(ctx)
+        except Exception:
+            if (entry := ctx.meta.get(_PLUGIN)) is None:
+                raise
+            from codex_kernel.cli.plugin_commands import blaming
+
+            with blaming(entry):
+                raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands, without importing them."""
         for section, commands in SECTIONS.items():
             with formatter.section(section):
                 formatter.write_dl(list(commands.items()))
+        if _plugins_have_commands():
+            from codex_kernel.cli.plugin_commands import help_lines
+
+            if lines := help_lines(self.list_commands(ctx)):
+                with formatter.section("From plugins"):
+                    formatter.write_dl(lines)
+
+
+def _plugins_have_commands() -> bool:
+    """Say whether a distribution may have a command: most often none has, and the catalog would cost help a fifth."""
+    if os.environ.get("CODEX_PLUGIN_PATH"):
+        return True
+    for folder in dict.fromkeys(sys.path):
+        with suppress(OSError):  # no folder
+            for name in os.listdir(folder or "."):  # noqa: PTH208 - help does not import pathlib
+                if name.endswith((".dist-info", ".egg-info")):
+                    with suppress(OSError), open(f"{folder or '.'}/{name}/entry_points.txt", "rb") as file:  # noqa: PTH123
+                        if b"[codex.commands]" in file.read():
+                            return True
+    return False
+
+
+def _plugin_command(ctx: click.Context, name: str) -> click.Command | None:
+    """Import the command of a plugin; None where no plugin has it."""
+    from codex_kernel.cli.plugin_commands import find, load
+
+    entry = find(name)
+    if entry is None:
+        return None
+    ctx.meta[_PLUGIN] = entry
+    return load(entry)
 
 
 @click.group(
@@ -85,22 +150,40 @@ class LazyCommands(click.Group):
     epilog=EXAMPLES,
 )
 @click.version_option(__version__, prog_name="codex", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere on the line.")
-def codex(debug: bool) -> None:  # noqa: FBT001 - `main` acts on it, click only documents it
+@click.option(
+    "--debug", is_flag=True, help="Show tracebacks. This and the next three may stand anywhere on the line."
+)
+@click.option("--no-plugins", is_flag=True, help="Use the plugins of codex itself alone.")
+@click.option(
+    "--plugin-path", multiple=True, metavar="DIR", help="Use the plugins in a folder, too; repeatable."
+)
+@click.option(
+    "--trace-plugins",
+    is_flag=False,
+    flag_value="",
+    metavar="[=FILE]",
+    help="Write down each call of a plugin; FILE: not in the run's folder.",
+)
+def codex(**_flags: object) -> None:
     """Train and fine-tune language models from a manifest: plugins, checked before the run, resumable after it."""
+    # `main` acts on the flags, click only documents them
 
 
 def main(arguments: list[str]) -> int:
     """Run a command line and return its exit code; errors are shown in a few lines, with a traceback under --debug."""
     _open_closed_streams()
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return codex.main(args=arguments, prog_name="codex", standalone_mode=False) or 0
+        flags, arguments = take(arguments, codex)
+        debug = flags.debug
+        flags.apply()
+        with flags.tracing():
+            code = codex.main(args=arguments, prog_name="codex", standalone_mode=False)
+        return code if type(code) is int else 0  # of a plugin's command it may be anything
     except click.ClickException as error:
         with lost_where_nobody_listens():
             error.show()
-        return 2
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:  # noqa: BLE001 - the last place where an error can be explained

@@ -1,0 +1,137 @@
+"""Commands that plugins bring: `codex NAME` of the entry-point group `codex.commands`.
+
+One rule: help reads metadata alone; a plugin is imported when its own command is called, and no other is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+import click
+
+from codex_kernel.catalog import UNUSABLE, Catalog, Entry
+from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.installers import uninstall_line, upgrade_line
+from codex_kernel.metadata import normal
+
+KIND = "command"
+_KEPT = (CodexError, click.ClickException, click.Abort, click.exceptions.Exit, KeyboardInterrupt, SystemExit)
+"""What a command may raise and mean it: errors that explain themselves, exit codes, Ctrl-C."""
+_SHOWN_PRINT = 200
+
+
+def help_lines(built_in: Collection[str]) -> list[tuple[str, str]]:
+    """Return (name, what it does) of the commands of plugins; two of one name each with its distribution."""
+    from codex_kernel import static_manifest
+
+    lines = []
+    for entry in Catalog.scan().entries:
+        if entry.kind != KIND or entry.status in {*UNUSABLE, "incompatible"} or entry.name in built_in:
+            continue
+        name = entry.full_name if entry.status == "claimed twice" else entry.name
+        described = static_manifest.read(entry)
+        lines.append((name, described.summary if described else entry.summary))
+    return lines
+
+
+def names(built_in: Collection[str]) -> list[str]:
+    """Return the names of plugin commands that can be called."""
+    return [name for name in Catalog.scan().names(KIND) if name not in built_in]
+
+
+def find(called: str) -> Entry | None:
+    """Return the entry that `NAME` or `DISTRIBUTION/NAME` means; None where nobody has it.
+
+    Raises PluginError where two distributions have it, or the one that has it may not be used.
+    """
+    distribution, _, name = called.rpartition("/")
+    catalog = Catalog.scan()
+    owners = [
+        entry
+        for entry in catalog.entries
+        if entry.kind == KIND
+        and entry.name == name
+        and entry.status != "shadowed"
+        and (not distribution or normal(entry.distribution) == normal(distribution))
+    ]
+    if not owners:
+        return None
+    usable = [entry for entry in owners if entry.status not in UNUSABLE]
+    if len(usable) > 1:
+        claims = " and ".join(f"{entry.distribution} {entry.version}" for entry in usable)
+        choices = ", or ".join(f"codex {entry.full_name}" for entry in usable)
+        raise PluginError(f"command {name!r} is claimed by {claims}", remedy=f"call one of them: {choices}")
+    return catalog.find(KIND, name, distribution or None)
+
+
+@functools.cache
+def load(entry: Entry) -> click.Command:
+    """Import a command; raise PluginError where that fails or it is none.
+
+    What it prints meanwhile goes to standard error, after its name: standard output belongs to the command.
+    """
+    module_name, _, attribute = entry.target.partition(":")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            command = getattr(import_module(module_name), attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        distribution = entry.distribution
+        raise PluginError(
+            f"{entry} cannot be imported: {_cause(error)} @ {entry.target}",
+            remedy=f"{upgrade_line(distribution)}, or {uninstall_line(distribution)}; --debug shows the traceback",
+        ) from error
+    finally:
+        if text := printed.getvalue().strip():
+            sys.stderr.write(f"warning: {entry} printed while it was imported: {text[:_SHOWN_PRINT]!r}\n")
+    if not isinstance(command, click.Command):
+        raise PluginError(
+            f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",
+            remedy="decorate the function with @click.command()",
+        )
+    if entry.status == "older":
+        sys.stderr.write(f"warning: {entry}: {entry.reason}\n")
+    return command
+
+
+@contextmanager
+def blaming(entry: Entry) -> Iterator[None]:
+    """Turn what a command raises and does not explain into a PluginError that names its plugin."""
+    try:
+        yield
+    except _KEPT:
+        raise
+    except Exception as error:
+        raise PluginError(f"{entry} failed: {_cause(error)}", remedy="--debug shows the traceback") from error
+
+
+def suggestion(called: str, built_in: Collection[str]) -> str:
+    """Say which command may have been meant, or how to get it; "" where nothing is known."""
+    import difflib
+
+    from codex_kernel.catalog import known_plugins
+    from codex_kernel.installers import install_line
+
+    index = known_plugins().get(KIND, {})
+    if home := index.get(called):
+        return install_line(home.distribution)
+    close = difflib.get_close_matches(called, [*built_in, *names(built_in)], n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost cause of an exception, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().split("\n", maxsplit=1)[0]
+    if isinstance(error, SystemExit):
+        return f"it ended the process (SystemExit {text})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
