@@ -1,8 +1,8 @@
 """The dataset `csv`: a table with a header, one record a row, with text, or with prompt and completion.
 
 One rule: a row is what RFC 4180 says, a quoted field over several lines included, and stands at the line where it
-begins; a row that is not what the header says is given as a BadRecord, and the rows behind it are read. Where a quote is
-wrong, nobody can say which of the lines up to the fault were rows of their own, so each of them is a bad record.
+begins; a row that is not what the header says is given as a BadRecord, and the rows behind it are read. Where a quote
+is wrong, nobody can say which of the lines up to the fault were rows of their own, so each is a bad record.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 One rule: the same patterns and files give the same list in the same order on every machine, and each file once. `**`
 stands for any number of folders; symbolic links to folders are not followed, and told where what they lead to is not
-read by another way; hidden files and folders are left out unless the pattern itself has a part that begins with a dot. Wildcards count in the pattern alone, never in the base,
-and a path that exists is taken literally. What cannot be looked at ends the run; it is not left out.
+read by another way; hidden files and folders are left out unless the pattern itself has a part that begins with a dot.
+Wildcards count in the pattern alone, never in the base, and a path that exists is taken literally. What cannot be
+looked at ends the run; it is not left out.
 """
 
 from __future__ import annotations
