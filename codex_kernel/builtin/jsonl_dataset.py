@@ -115,13 +115,19 @@ def _document(line: bytes, section: JsonlDataset, where: str) -> Document | BadR
             "JSON lines are UTF-8: convert the file",
         )
     except json.JSONDecodeError as error:
-        return BadRecord(where, f"not JSON: {error.msg} at column {error.colno}")
+        return BadRecord(where, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        return BadRecord(where, f"not a usable record: {reason}")
+        return BadRecord(where, f"not a usable record: {_reason(error)}")
     if not isinstance(record, dict):
         return BadRecord(where, f"expected a JSON object, got {_KINDS.get(type(record), 'a number')}")
     return document_of(record, section, where)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    # Python's own words speak of a setting of the interpreter, which is of no use here.
+    return "an integer of thousands of digits" if "integer string conversion" in str(error) else str(error)
 
 
 _KINDS = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}

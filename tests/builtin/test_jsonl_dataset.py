@@ -84,7 +84,8 @@ def test_blank_lines_are_skipped_and_counted(tmp_path):
         ('{"text": "x", "n": ' + "9" * 5000 + "}", "not a usable record"),
         ('{"text": ' + "[" * 100_000, "not"),
         (b'{"text": "\xff"}', "not valid UTF-8 at byte 10"),
-        (b'{"text": "a\0b"}', "not JSON: Invalid control character"),
+        (b'{"text": "a\0b"}', "not JSON: Invalid control character at column 12"),
+        ('{"text": "a", "n": ' + "1" * 5000 + "}", "an integer of thousands of digits"),
         ('{"text": "' + "x" * 200_000 + '"}', "the line is longer than 150,000 bytes"),
     ],
 )
