@@ -5,13 +5,13 @@ One rule: nothing is built and nothing heavy is imported here; all faults are fo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
 
+from codex_kernel import plugin_lock
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.data.options import DataOptions
 from codex_kernel.errors import ManifestError, PluginError, Problem
@@ -95,18 +95,7 @@ class Plan:
 
     def lock(self) -> dict[str, Any]:
         """Return what `plugins.lock.json` says of the plugins."""
-        rows = [
-            {
-                "kind": chosen.entry.kind,
-                "name": chosen.entry.name,
-                "target": chosen.entry.target,
-                "distribution": chosen.entry.distribution,
-                "version": chosen.entry.version,
-                "record_sha256": _record_sha256(chosen.entry.metadata),
-            }
-            for chosen in self.everyone()
-        ]
-        return {"schema": 1, "plugins": rows}
+        return {"schema": 1, "plugins": plugin_lock.rows(chosen.entry for chosen in self.everyone())}
 
 
 LoadClass = Callable[[Entry], type]
@@ -191,19 +180,6 @@ def preflight(plan: Plan, base: Path, cache: Path, settled: Collection[str] = ()
     return hooks
 
 
-def _record_sha256(metadata: Path) -> str | None:
-    """Return the hash of a distribution's list of files; None where it has none."""
-    record = metadata / "RECORD"
-    return hashlib.sha256(record.read_bytes()).hexdigest() if record.exists() else None
-
-
 def changed_plugins(lock: dict[str, Any], plan: Plan) -> Iterator[str]:
-    """Yield one line for each plugin that is not the one that the lock names."""
-    before = {(row["kind"], row["name"]): row for row in lock["plugins"]}
-    for row in plan.lock()["plugins"]:
-        old = before.get((row["kind"], row["name"]))
-        if old and (old["distribution"], old["version"]) != (row["distribution"], row["version"]):
-            yield (
-                f"{row['kind']} {row['name']!r} was {old['distribution']} {old['version']}, "
-                f"is {row['distribution']} {row['version']}"
-            )
+    """Yield one line for each plugin that is not the one that the lock names: its version, its origin, its files."""
+    yield from plugin_lock.changed(lock["plugins"], plan.lock()["plugins"])

@@ -25,6 +25,7 @@ Examples:
   codex run manifest.yaml --set trainer.max_steps=10 --set loggers.0.type=csv
   codex run manifest.yaml --override-file gpu.yaml --run-dir out/first
   codex run manifest.yaml --resume auto     begin, or go on: for a scheduler that repeats it
+  codex run manifest.yaml --locked runs/quickstart/20260101-120000-ab12     by the plugins of that run, or not at all
 """
 )
 @manifest_arguments
@@ -42,6 +43,12 @@ Examples:
     type=click.Path(path_type=Path, file_okay=False),
     help="Put the run exactly there; new or empty.",
 )
+@click.option(
+    "--locked",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Refuse to run unless the plugins are exactly those of a plugins.lock.json, or of the run folder PATH.",
+)
 def run(  # noqa: PLR0913 - click passes each option by name
     manifest: Path,
     override_files: tuple[Path, ...],
@@ -51,29 +58,42 @@ def run(  # noqa: PLR0913 - click passes each option by name
     allowed: tuple[str, ...],
     runs: Path,
     run_dir: Path | None,
+    locked: Path | None,
 ) -> int:
     """Run MANIFEST from its first step, or go on with a run of it."""
     from codex_kernel import runfolder
 
     sets = with_skip_bad(sets, skip_bad)
+
+    def planned() -> Plan:
+        plan = make_plan(manifest, override_files, sets)
+        if locked is not None:
+            _check_lock(plan, locked)
+        return plan
+
     if allowed and resumed is None:
         raise click.UsageError("--allow-change is for a run that goes on: add --resume auto, or --resume RUN")
     if resumed not in {None, "auto"}:
         if run_dir is not None:
             raise click.UsageError("--run-dir says where a run is, and so does --resume RUN: leave one out")
-        return go_on(
-            runfolder.find(runs, resumed), lambda: make_plan(manifest, override_files, sets), allowed
-        )
+        return go_on(runfolder.find(runs, resumed), planned, allowed)
 
     before = None
     if resumed is None and run_dir is not None:
         runfolder.check_new(run_dir)  # quickly said, where another process works there
-    plan = make_plan(manifest, override_files, sets)
+    plan = planned()
     if resumed == "auto":
         before = _there(plan, runs, run_dir)
         if before is not None and _can_go_on(plan, before):
             return go_on(before, lambda: plan, allowed)
     return _begin(plan, override_files, sets, runs, run_dir, before)
+
+
+def _check_lock(plan: Plan, locked: Path) -> None:
+    """Refuse plugins that are not exactly those of a lock."""
+    from codex_kernel import plugin_lock
+
+    plugin_lock.check(locked, plan.lock()["plugins"])
 
 
 def _begin(  # noqa: PLR0913 - what was asked for, and in place of what

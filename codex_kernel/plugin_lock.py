@@ -1,0 +1,181 @@
+"""Which plugins a run uses, to the byte: `plugins.lock.json`, and how two of them differ.
+
+One rule: a plugin that is not the one of before is told, whether its version, its origin or only its files changed.
+
+    files_sha256    the names and hashes of the distribution's own files, as its record has them: the same for one
+                    wheel on every machine
+    source_sha256   the source files themselves, where the record does not have them: an editable installation, or a
+                    folder that is not installed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from codex_kernel.durable import read_json
+from codex_kernel.errors import InputError, PluginError
+from codex_kernel.installers import install_line
+from codex_kernel.metadata import Entry, source_file
+
+Row = Mapping[str, Any]
+
+
+def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return what the lock says of each plugin."""
+    origins: dict[tuple[Path, str], dict[str, Any]] = {}
+    found = []
+    for entry in entries:
+        package = entry.target.partition(":")[0].partition(".")[0]
+        key = (entry.metadata, package)
+        if key not in origins:
+            origins[key] = _origin(entry.metadata, package)
+        who = {"kind": entry.kind, "name": entry.name, "target": entry.target}
+        found.append({**who, "distribution": entry.distribution, "version": entry.version, **origins[key]})
+    return found
+
+
+def changed(before: Iterable[Row], now: Iterable[Row]) -> Iterator[str]:
+    """Yield one line for each plugin of both that is not the same; the manifest says which are in one alone."""
+    old = _by_name(before)
+    for key, row in _by_name(now).items():
+        if key in old and (difference := _difference(old[key], row)):
+            yield difference
+
+
+def check(path: Path, now: Sequence[Row]) -> None:
+    """Raise PluginError unless the plugins are exactly those of a lock, or of a run folder that has one.
+
+    It names all differences. Raises InputError where there is no lock.
+    """
+    file, locked = _read(path)
+    old, new = _by_name(locked), _by_name(now)
+    faults = [f"{_named(key)} is not used here" for key in old if key not in new]
+    faults += [f"{_named(key)} is not in the lock" for key in new if key not in old]
+    faults += changed(locked, now)
+    if not faults:
+        return
+    other = {
+        f"{row['distribution']}=={row['version']}"
+        for key, row in old.items()
+        if key in new and (row["distribution"], row["version"]) != _version(new[key])
+    }
+    lines = "\n  ".join(faults)
+    remedy = install_line(*sorted(other)) if other else "leave --locked out to run with these plugins"
+    raise PluginError(f"the plugins are not those of {file}:\n  {lines}", remedy=remedy)
+
+
+def _read(path: Path) -> tuple[Path, list[Row]]:
+    """Return the file of a lock, and its rows."""
+    file = path / "plugins.lock.json" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            f"there is no lock {file}", remedy="a run's folder holds one: --locked runs/NAME/RUN-ID"
+        )
+    try:
+        found = (read_json(file) or {})["plugins"]
+        _by_name(found)
+        for row in found:
+            _version(row)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{file} is no lock of plugins", remedy="name a plugins.lock.json") from None
+    return file, found
+
+
+# ── one plugin ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _by_name(listed: Iterable[Row]) -> dict[tuple[str, str], Row]:
+    return {(row["kind"], row["name"]): row for row in listed}
+
+
+def _version(row: Row) -> tuple[str, str]:
+    return row["distribution"], row["version"]
+
+
+def _named(key: tuple[str, str]) -> str:
+    return f"{key[0]} {key[1]!r}"
+
+
+def _difference(was: Row, row: Row) -> str:
+    """Say how a plugin differs; "" where it does not. An older lock says less, and is held to what it says."""
+    name = _named((row["kind"], row["name"]))
+    if _version(was) != _version(row):
+        return f"{name} was {' '.join(_version(was))}, is {' '.join(_version(row))}"
+    # The record has the installer's own files too, so it is held only against a lock without the better hash.
+    files = "files_sha256" if "files_sha256" in was else "record_sha256"
+    who = f"{name} ({' '.join(_version(row))})"
+    if was.get("target", row["target"]) != row["target"]:
+        return f"{who} was {was['target']}, is {row['target']}"
+    if all(was.get(key, row[key]) == row[key] for key in (files, "source_sha256")):
+        return ""
+    if was.get("direct_url", row["direct_url"]) != row["direct_url"]:
+        return f"{who} was installed from {_from(was['direct_url'])}, is from {_from(row['direct_url'])}"
+    return f"{who} has the same version, but its files were changed"
+
+
+def _from(direct: Mapping[str, Any] | None) -> str:
+    """Say in words where a distribution was installed from."""
+    if not direct:
+        return "an index"
+    commit = (direct.get("vcs_info") or {}).get("commit_id", "")
+    editable = " (editable)" if (direct.get("dir_info") or {}).get("editable") else ""
+    return f"{direct.get('url')}{'@' if commit else ''}{commit}{editable}"
+
+
+# ── where it comes from ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _origin(metadata: Path, package: str) -> dict[str, Any]:
+    """Return what tells two installations of one version apart."""
+    direct = _direct_url(metadata)
+    record = metadata / "RECORD"
+    files = record.read_bytes() if record.is_file() else b""
+    lines = [line.strip() for line in files.decode(errors="replace").splitlines()]
+    own = [line for line in lines if line.startswith((f"{package}/", f"{package}."))]
+    return {
+        "direct_url": direct,
+        "record_sha256": hashlib.sha256(files).hexdigest() if files else None,
+        "files_sha256": _files_sha256(lines, metadata.name) if own else None,
+        "source_sha256": None if own else _source_sha256(package),
+    }
+
+
+def _direct_url(metadata: Path) -> dict[str, Any] | None:
+    """Return the installer's note of a folder, an archive or a repository, without a password in it; None: an index."""
+    if (project := metadata / "pyproject.toml").is_file():
+        return {"url": project.parent.absolute().as_uri(), "dir_info": {"editable": True}}
+    try:
+        found = json.loads((metadata / "direct_url.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {**found, "url": re.sub(r"//[^/@]*@", "//", str(found.get("url", "")))}
+
+
+def _files_sha256(record: Iterable[str], own: str) -> str:
+    """Return a hash of the lines of a record that come from the wheel: no metadata, no scripts, no bytecode."""
+    others = (f"{own}/", "../", "/")
+    kept = sorted(line for line in record if line and not line.startswith(others) and ".pyc," not in line)
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+
+
+def _source_sha256(package: str) -> str | None:
+    """Return a hash of the source files of a module or package; None where they are not plain files."""
+    loaded = getattr(sys.modules.get(package), "__file__", None)
+    file = loaded or source_file(package, sys.path)
+    if file is None or not Path(file).is_file():
+        return None
+    root = Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+    digest = hashlib.sha256()
+    for one in files:
+        content = hashlib.sha256(one.read_bytes()).hexdigest()
+        digest.update(f"{one.relative_to(root.parent).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
