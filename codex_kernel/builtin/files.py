@@ -109,7 +109,7 @@ def _name(path: Path, base: Path) -> str:
         name.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{str(path).encode(errors='backslashreplace').decode()}: the name of the file is not valid UTF-8",
+            f"{os.fsencode(path).decode(errors='backslashreplace')}: the name of the file is not valid UTF-8",
             remedy="rename it, or leave it out by naming others",
         ) from error
     return name
