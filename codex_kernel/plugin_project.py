@@ -48,7 +48,7 @@ def read_project(folder: Path) -> Project:
     file = folder / "pyproject.toml"
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-        return project_of(folder, table["name"], table.get("entry-points", {}))
+        return project_of(folder, table["name"], table.get("version"), table.get("entry-points", {}))
     except OSError as error:
         raise InputError(
             f"{file} cannot be read: {error.strerror}", remedy="name the folder of a plugin's project"
@@ -62,14 +62,20 @@ def read_project(folder: Path) -> Project:
 
 
 def project_of(
-    folder: Path, name: str, entry_points: Mapping[str, Mapping[str, str]], roots: Sequence[Path] = ()
+    folder: Path,
+    name: str,
+    version: str | None,
+    entry_points: Mapping[str, Mapping[str, str]],
+    roots: Sequence[Path] = (),
 ) -> Project:
     """Return the project of these entry points: group → name → target; raise InputError where codex has none of them.
 
-    roots: where its modules are looked for, before `src` and the folder itself.
+    version: for messages; None where only the build backend knows it. roots: where its modules are looked for, before `src` and the folder itself.
     """
     entries = [
-        Entry(kind, plugin, str(target).partition("[")[0].strip(), str(name), "", "", folder, "")
+        Entry(
+            kind, plugin, str(target).partition("[")[0].strip(), str(name), str(version or 0), "", folder, ""
+        )
         for kind, group in GROUPS.items()
         for plugin, target in sorted(entry_points.get(group, {}).items())
     ]
@@ -98,7 +104,7 @@ def as_json(project: Project) -> dict[str, Any]:
     return {
         "folder": str(project.folder),
         "name": project.name,
-        "entries": [[entry.kind, entry.name, entry.target] for entry in project.entries],
+        "entries": [[entry.kind, entry.name, entry.target, entry.version] for entry in project.entries],
         "roots": [str(root) for root in project.roots],
     }
 
@@ -106,5 +112,8 @@ def as_json(project: Project) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any]) -> Project:
     """Return the project that `as_json` wrote."""
     folder = Path(values["folder"])
-    entries = [Entry(*row, values["name"], "", "", folder, "") for row in values["entries"]]
+    entries = [
+        Entry(kind, name, target, values["name"], version, "", folder, "")
+        for kind, name, target, version in values["entries"]
+    ]
     return Project(folder, values["name"], tuple(entries), tuple(map(Path, values["roots"])))
