@@ -210,7 +210,9 @@ class _Execution:
         return result
 
     def _tell_what_differs(self, reporter: RunReporter) -> None:
-        """Say what a user may not expect: other plugins, another manifest, another run than was asked for."""
+        """Say what a user may not expect: old or other plugins, another manifest, another run than was asked for."""
+        for entry in self.plan.ageing():  # the command has said it on standard error
+            reporter.event("plugin_api_older", plugin=str(entry), reason=entry.reason)
         if isinstance(self.how, Start):
             if self.how.instead_of is not None:
                 reporter.event("begun_again", instead_of=str(self.how.instead_of))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
+from typing import NoReturn
 
 import attrs
 
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import PluginError
+from codex_kernel.installers import uninstall_line, upgrade_line
 
 HOOK_OF_KIND = {
     "dataset": "codex_dataset",
@@ -34,25 +38,75 @@ def load(entry: Entry) -> type:
 
     What it prints meanwhile goes to standard error, after its name: standard output belongs to codex.
     """
+    plugin = import_target(entry)
+    _check_class(entry, plugin)
+    return plugin  # type: ignore[return-value] # checked to be a class just above
+
+
+def import_target(entry: Entry) -> object:
+    """Import what the entry point names, a class or a command; raise PluginError, with its name, where that fails.
+
+    `os._exit` is caught like any other way to end the process. What kills it from below Python (a segmentation fault,
+    an abort) cannot be: its stack is then shown, and names the plugin's file.
+    """
     module_name, _, attribute = entry.target.partition(":")
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
-            plugin = getattr(import_module(module_name), attribute)
+        with contextlib.redirect_stdout(printed), _kept_alive():
+            return getattr(import_module(module_name), attribute)
     except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted while {entry} was imported: {entry.target}\n")
         raise
     except BaseException as error:
         raise PluginError(
             f"{entry} cannot be imported: {_first_cause(error)} @ {entry.target}",
-            remedy=f"pip install --upgrade {entry.distribution}, or pip uninstall it; --debug shows the traceback",
+            remedy=f"{_way_out(entry)}; --debug shows the traceback",
         ) from error
     finally:
         if printed.getvalue():
             sys.stderr.write(
                 f"warning: {entry} printed while it was imported: {printed.getvalue().strip()[:200]!r}\n"
             )
-    _check_class(entry, plugin)
-    return plugin  # type: ignore[no-any-return] # checked to be a class just above
+
+
+class _EndedProcessError(BaseException):
+    """A plugin called `os._exit` while it was imported."""
+
+
+@contextlib.contextmanager
+def _kept_alive() -> Iterator[None]:
+    """Keep an import from ending the process without a word."""
+    import faulthandler
+
+    real, over, process = os._exit, False, os.getpid()
+
+    def ended(status: int) -> NoReturn:
+        if (
+            over or os.getpid() != process
+        ):  # the plugin has kept the name for later, or ends a child of its own
+            real(status)
+        raise _EndedProcessError(f"os._exit({status})")
+
+    shows_already = faulthandler.is_enabled()
+    if not shows_already:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is not a real file
+            faulthandler.enable()
+    os._exit = ended
+    try:
+        yield
+    finally:
+        over = True
+        os._exit = real
+        if not shows_already:
+            faulthandler.disable()
+
+
+def _way_out(entry: Entry) -> str:
+    """Say how to go on without the fault: another version, none, or other code."""
+    project = entry.metadata / "pyproject.toml"
+    if project.is_file():
+        return f"mend the code of {project.parent}"
+    return f"{upgrade_line(entry.distribution)}, or {uninstall_line(entry.distribution)}"
 
 
 def _check_class(entry: Entry, plugin: object) -> None:
@@ -82,6 +136,8 @@ def _first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip().split("\n", maxsplit=1)[0]
+    if isinstance(error, _EndedProcessError):
+        return f"it ended the process ({text})"
     if isinstance(error, SystemExit):
         return f"it ended the process (SystemExit {text})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -93,6 +93,11 @@ class Plan:
             hooks.register(chosen.plugin, str(chosen.entry), fail_with_run=fails)
         return hooks
 
+    def ageing(self) -> list[Entry]:
+        """Return the plugins that were made for an API which a later kernel drops, one for each distribution."""
+        old = {one.entry.distribution: one.entry for one in self.everyone() if one.entry.status == "older"}
+        return list(old.values())
+
     def lock(self) -> dict[str, Any]:
         """Return what `plugins.lock.json` says of the plugins."""
         return {"schema": 1, "plugins": plugin_lock.rows(chosen.entry for chosen in self.everyone())}

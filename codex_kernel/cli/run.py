@@ -25,7 +25,7 @@ Examples:
   codex run manifest.yaml --set trainer.max_steps=10 --set loggers.0.type=csv
   codex run manifest.yaml --override-file gpu.yaml --run-dir out/first
   codex run manifest.yaml --resume auto     begin, or go on: for a scheduler that repeats it
-  codex run manifest.yaml --locked runs/quickstart/20260101-120000-ab12     by the plugins of that run, or not at all
+  codex run manifest.yaml --locked plugins.lock.json     with exactly these plugins, or not at all
 """
 )
 @manifest_arguments
