@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +17,14 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def module_of(name: str) -> ModuleType:
-    """Import the module of an example plugin."""
+    """Import the module of an example plugin, once, as the one of its name."""
+    if f"codex_{name}" in sys.modules:
+        return sys.modules[f"codex_{name}"]
     path = EXAMPLES / f"codex-plugin-{name}" / f"codex_{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

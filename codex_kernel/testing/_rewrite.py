@@ -8,13 +8,20 @@ from __future__ import annotations
 import sys
 
 KINDS = (
+    "_calls",
+    "_imports",
+    "adapter",
     "chat",
     "checkpoint_archive",
     "checkpointer",
     "cleaner",
+    "command",
     "dataset",
     "logger",
+    "metric",
     "model",
+    "plugin",
+    "plugin_manifest",
     "tokenizer",
     "trainer",
 )

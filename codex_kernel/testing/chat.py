@@ -22,6 +22,7 @@ import pytest
 from codex_kernel.errors import ConversationError, InputError
 from codex_kernel.interfaces import ChatIds, ChatTokenizer, Message, SavedTokenizer, SpecialTokens
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.plugin import SpawnedContract
 from codex_kernel.testing.tokenizer import CORPUS
 from codex_kernel.testing.toys import make_run
 
@@ -52,15 +53,24 @@ NO_CONVERSATIONS: tuple[Conversation, ...] = (
 _SLACK_BYTES = 8
 
 
-class ChatTokenizerContract:
+class ChatTokenizerContract(SpawnedContract):
     """What holds for every tokenizer with a chat template; subclass it and give `make`."""
 
+    kind = "tokenizer"
     examples = 30
     """Texts that Hypothesis tries."""
 
     def make(self, folder: Path) -> Any:
         """Return the plugin; `folder` is an empty one, from which relative paths start."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:
+        """Return the plugin."""
+        return self.make(folder)
+
+    def use(self, plugin: Any, folder: Path) -> None:
+        """Ask for the tokenizer."""
+        hooks_of(plugin).codex_tokenizer(run=make_run(folder), corpus=CORPUS, saved=None)
 
     def tokenizer(self, folder: Path, *, saved: Path | None = None, train: bool = True) -> Any:
         """Ask a fresh plugin for the tokenizer of a run, as the kernel does."""

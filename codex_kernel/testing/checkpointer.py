@@ -23,6 +23,7 @@ from typing import Any
 from codex_kernel.errors import CodexError, StorageError
 from codex_kernel.interfaces import Checkpointer, CheckpointState, RunContext
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.plugin import PluginContract
 from codex_kernel.testing.toys import RecordingReporter, make_run
 
 VALUES = {
@@ -32,12 +33,18 @@ VALUES = {
 FILES = {"model/merges.txt": b"\x00\xffa b\n", "note": b""}
 
 
-class CheckpointerContract:
+class CheckpointerContract(PluginContract):
     """What holds for every checkpointer plugin; subclass it and give `make` and `tensor`."""
+
+    kind = "checkpointer"
 
     def make(self, *, every_steps: int | None, keep_last: int) -> Any:
         """Return the plugin, with these options."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:  # noqa: ARG002 - it is told its folder by the run
+        """Return the plugin."""
+        return self.make(every_steps=3, keep_last=2)
 
     def tensor(self, array: Any) -> Any:
         """Return a tensor, of the trainer's library, with the values and the dtype of a numpy array."""

@@ -21,6 +21,7 @@ import attrs
 
 from codex_kernel.interfaces import Cleaned, Cleaner, Document, Message
 from codex_kernel.testing._calls import check_same, hooks_of, listing
+from codex_kernel.testing.plugin import SpawnedContract
 from codex_kernel.testing.toys import make_run
 
 _FUNCTION = (
@@ -63,9 +64,10 @@ SURROGATE = Document("surrogate", "surrogate", "before \ud800 after\n", language
 """No valid text: a step never gets it from the kernel, and does not fall over it all the same."""
 
 
-class CleanerContract:
+class CleanerContract(SpawnedContract):
     """What holds for every cleaning step; subclass it, and give `make` and some `dirty` documents."""
 
+    kind = "cleaner"
     dirty: Sequence[Document] = ()
     """Documents in which the step has something to do, each by itself or after those before it."""
     order_matters = False
@@ -74,6 +76,14 @@ class CleanerContract:
     def make(self, folder: Path) -> Any:
         """Return the plugin and put the files that it reads into `folder`, from which relative paths start."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:
+        """Return the plugin."""
+        return self.make(folder)
+
+    def use(self, plugin: Any, folder: Path) -> None:
+        """Begin a pass."""
+        hooks_of(plugin).codex_cleaner(run=attrs.evolve(make_run(folder), base=folder))
 
     def cleaner(self, folder: Path, *, rank: int = 0) -> Cleaner:
         """Ask a fresh plugin for a pass, as the kernel does."""
@@ -263,9 +273,3 @@ class CleanerContract:
         assert isinstance(prints[0], str)
         assert prints[0]
         assert len(set(prints)) == 1
-
-    def test_preflight_finds_nothing_wrong(self, tmp_path: Path) -> None:
-        """Preflight is silent about a step that can work."""
-        plugin = self.make(tmp_path)
-        answers = hooks_of(plugin).codex_preflight(base=tmp_path, cache=tmp_path / "cache")
-        assert [problem for answer in answers for problem in answer or ()] == []

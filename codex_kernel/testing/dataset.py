@@ -24,15 +24,26 @@ import attrs
 
 from codex_kernel.interfaces import BadRecord, Document, Message
 from codex_kernel.testing._calls import check_same, hooks_of, listing
+from codex_kernel.testing.plugin import SpawnedContract
 from codex_kernel.testing.toys import make_run
 
 
-class DatasetContract:
+class DatasetContract(SpawnedContract):
     """What holds for every dataset plugin; subclass it and give `make`."""
+
+    kind = "dataset"
 
     def make(self, folder: Path) -> Any:
         """Return the plugin and put the files that it reads into `folder`, from which relative paths start."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:
+        """Return the plugin."""
+        return self.make(folder)
+
+    def use(self, plugin: Any, folder: Path) -> None:
+        """Read the documents."""
+        list(self.documents_of(plugin, folder))
 
     def sources(self) -> Mapping[str, Iterable[Document | BadRecord]]:
         """Return the documents of the datasets that the plugin is made of, by name; most are made of none."""
@@ -133,12 +144,6 @@ class DatasetContract:
         list(documents)
         assert listing(folder) == before
         assert random.getstate() == state
-
-    def test_preflight_finds_nothing_wrong(self, tmp_path: Path) -> None:
-        """Preflight is silent about a dataset that can be read."""
-        plugin = self.make(tmp_path)
-        answers = hooks_of(plugin).codex_preflight(base=tmp_path, cache=tmp_path / "cache")
-        assert [problem for answer in answers for problem in answer] == []
 
 
 class RecordDatasetContract(DatasetContract):

@@ -20,6 +20,7 @@ import attrs
 from codex_kernel.hookspecs import LoggerSpecs
 from codex_kernel.interfaces import Checkpoint, Outcome, Progress, RunContext
 from codex_kernel.testing._calls import hooks_of, implements, listing
+from codex_kernel.testing.plugin import PluginContract
 from codex_kernel.testing.toys import make_run
 
 HOOKS = tuple(name for name in vars(LoggerSpecs) if name.startswith("codex_"))
@@ -28,12 +29,18 @@ FAILED = Outcome("failed", 7, "a plugin failed", 0, 0, 0, 0.1, {}, None, ())
 RECORD = {"loss": 2.5, "lr": 1e-3, "grad_norm": 0.7, "tokens_per_second": 1234.5, "step_seconds": 0.1}
 
 
-class LoggerContract:
+class LoggerContract(PluginContract):
     """What holds for every logger plugin; subclass it and give `make`."""
+
+    kind = "logger"
 
     def make(self, folder: Path) -> Any:
         """Return the plugin; `folder` is an empty one, from which relative paths start."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:
+        """Return the plugin."""
+        return self.make(folder)
 
     def start(self, run: RunContext) -> Any:
         """Make a plugin, tell it that the run started, and return its hook caller."""

@@ -22,6 +22,7 @@ from attrs import frozen
 
 from codex_kernel.interfaces import HiddenStates, PretrainedFormat
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.plugin import SpawnedContract
 from codex_kernel.testing.toys import make_run
 
 VOCAB_SIZE = 48
@@ -44,9 +45,10 @@ class ToyTokenizer:
         return "".join(chr(ord("A") + token) for token in ids if token != self.eos_id)
 
 
-class ModelContract:
+class ModelContract(SpawnedContract):
     """What holds for every model plugin, with or without adapters around it; subclass it and give `make`."""
 
+    kind = "model"
     tolerance = 1e-4
     """How far two logits may differ that are equal but for the order of sums."""
 
@@ -57,13 +59,25 @@ class ModelContract:
         """
         raise NotImplementedError
 
+    def plugins(self, folder: Path) -> Sequence[Any]:
+        """Return the model plugin and the adapters around it."""
+        return self.make(folder)
+
+    def plugin(self, folder: Path) -> Any:
+        """Return the plugin that is under test."""
+        return self.plugins(folder)[0]
+
+    def use(self, plugin: Any, folder: Path) -> None:
+        """Build the model."""
+        hooks_of(plugin).codex_model(run=make_run(folder), tokenizer=ToyTokenizer(), materialize=True)
+
     def model(self, folder: Path, *, materialize: bool = True, seed: int = _SEED) -> Any:
         """Ask fresh plugins for a model, as the kernel does: seeded, on the CPU, under `meta` for shapes alone."""
         torch: Any = import_module("torch")
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         folder.mkdir(parents=True, exist_ok=True)
-        hooks = hooks_of(*self.make(folder))
+        hooks = hooks_of(*self.plugins(folder))
         with torch.device("cpu" if materialize else "meta"):
             model = hooks.codex_model(run=make_run(folder), tokenizer=ToyTokenizer(), materialize=materialize)
         assert model is not None, "codex_model gave None"

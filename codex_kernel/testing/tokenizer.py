@@ -26,6 +26,7 @@ from codex_kernel.interfaces import (
     Tokenizer,
 )
 from codex_kernel.testing._calls import check_same, hooks_of
+from codex_kernel.testing.plugin import SpawnedContract
 from codex_kernel.testing.toys import make_run
 
 PROBES = (
@@ -55,15 +56,24 @@ REFUSALS = (CodexError, ValueError, LookupError, OverflowError)
 """What a tokenizer may raise for text and ids that are none; a crash of its library is not among them."""
 
 
-class TokenizerContract:
+class TokenizerContract(SpawnedContract):
     """What holds for every tokenizer plugin; subclass it and give `make`."""
 
+    kind = "tokenizer"
     examples = 100
     """Texts that Hypothesis tries."""
 
     def make(self, folder: Path) -> Any:
         """Return the plugin; `folder` is an empty one, from which relative paths start."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:
+        """Return the plugin."""
+        return self.make(folder)
+
+    def use(self, plugin: Any, folder: Path) -> None:
+        """Ask for the tokenizer."""
+        hooks_of(plugin).codex_tokenizer(run=make_run(folder), corpus=CORPUS, saved=None)
 
     def tokenizer(
         self,

@@ -36,6 +36,7 @@ from codex_kernel.interfaces import (
     TrainResult,
 )
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.plugin import SpawnedContract
 from codex_kernel.testing.toys import NeverStop, RecordingReporter, make_run
 from codex_kernel.testing.training import (
     VOCABULARY,
@@ -93,12 +94,18 @@ class Training:
         return self.parts.checkpointer
 
 
-class TrainerContract:
+class TrainerContract(SpawnedContract):
     """What holds for every trainer plugin; subclass it and give `make` and `model`."""
+
+    kind = "trainer"
 
     def make(self, *, max_steps: int) -> Any:
         """Return the plugin: that many optimizer steps, each of them reported, fewer than ten blocks in each."""
         raise NotImplementedError
+
+    def plugin(self, folder: Path) -> Any:  # noqa: ARG002 - a trainer reads no files
+        """Return the plugin."""
+        return self.make(max_steps=STEPS)
 
     def model(self) -> Model:
         """Return a new model for VOCABULARY tokens; let it draw its weights, and in training use dropout."""

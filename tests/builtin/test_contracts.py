@@ -12,12 +12,21 @@ from codex_kernel.builtin.bytes_tokenizer import BytesTokenizer
 from codex_kernel.builtin.console import ConsoleLogger
 from codex_kernel.builtin.csv_dataset import CsvDataset
 from codex_kernel.builtin.csv_logger import CsvLogger
+from codex_kernel.builtin.evaluation_metrics import BitsPerByte, Perplexity
 from codex_kernel.builtin.jsonl_dataset import JsonlDataset
 from codex_kernel.builtin.jsonl_logger import JsonlLogger
 from codex_kernel.builtin.parquet_dataset import ParquetDataset
 from codex_kernel.builtin.python_source import PythonSource
 from codex_kernel.builtin.text_files import TextFiles
-from codex_kernel.testing import DatasetContract, LoggerContract, RecordDatasetContract, TokenizerContract
+from codex_kernel.testing import (
+    DatasetContract,
+    LoggerContract,
+    MetricContract,
+    ModelContract,
+    RecordDatasetContract,
+    TokenizerContract,
+    ToyTransformer,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -103,6 +112,21 @@ class TestJsonlLogger(LoggerContract):
 class TestCsvLogger(LoggerContract):
     def make(self, folder):
         return CsvLogger()
+
+
+class TestPerplexity(MetricContract):
+    def make(self, folder):
+        return Perplexity()
+
+
+class TestBitsPerByte(MetricContract):
+    def make(self, folder):
+        return BitsPerByte()
+
+
+class TestToyTransformer(ModelContract):
+    def make(self, folder):
+        return [ToyTransformer()]
 
 
 MODULES = (

@@ -24,6 +24,7 @@ from codex_kernel import (
     NoCheckpointError,
     PluginError,
 )
+from codex_kernel.testing import AdapterContract
 from codex_kernel.testing.model import ModelContract, ToyTokenizer
 from codex_kernel.testing.toys import make_run
 
@@ -100,6 +101,26 @@ class TestLoRAOnAllLinearLayers(ModelContract):
 class TestDoRAOnPEFTsChoice(ModelContract):
     def make(self, folder):
         return [HFCausalLM(config=LLAMA), LoRA(r=4, dora=True, rslora=True, dropout=0.1, init="gaussian")]
+
+
+class TestLoRAAsAnAdapter(AdapterContract):
+    """Over a transformers model."""
+
+    def make(self, folder):
+        return LoRA(r=4, target_modules="all-linear")
+
+    def base(self, folder):
+        return HFCausalLM(config=LLAMA)
+
+    def broken(self, folder):
+        yield LoRA(target_modules=["no_such_layer"])
+
+
+class TestLoRAOnAnyModule(AdapterContract):
+    """Over a module that knows nothing of transformers."""
+
+    def make(self, folder):
+        return LoRA(r=4, target_modules=["query", "value"])
 
 
 def test_the_base_is_frozen_and_adapters_are_float32(tmp_path):

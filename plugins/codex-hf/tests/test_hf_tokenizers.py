@@ -33,6 +33,7 @@ from codex_kernel import (
     SpecialTokens,
     TrainedTokenizer,
 )
+from codex_kernel.testing import HEAVY
 from codex_kernel.testing.source_files import files_changed, read_source, standard_library
 from codex_kernel.testing.tokenizer import CORPUS, PROBES, TokenizerContract
 from codex_kernel.testing.toys import make_run
@@ -75,6 +76,7 @@ class TestTrainedBPEWithSpecialTokens(TokenizerContract):
 
 
 class TestTrainedUnigram(TokenizerContract):
+    heavy = tuple(name for name in HEAVY if name != "numpy")  # the segmentation of words is its own
     examples = 50
 
     def make(self, folder):
