@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,6 +50,7 @@ def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:
         rows.append(("warnings", f"{count}: see events.ndjson"))
     for name, value in rows:
         yield f"  {name:<16} {value}"
+    yield from _plugin_seconds(folder)
     yield ""
     commands = [
         ("look at it", f"codex runs show {place}"),
@@ -61,14 +63,29 @@ def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:
         yield f"  {what:<16} {command}"
 
 
+def _plugin_seconds(folder: RunFolder) -> Iterator[str]:
+    """Yield a table of the time in each plugin's hooks, where they were traced."""
+    totals = [event for event in _newest(folder) if event["event"] == "plugin_seconds"]
+    for row in totals[-1]["plugins"] if totals else ():
+        if row is totals[-1]["plugins"][0]:
+            yield ""
+            yield f"  {'seconds':>9} {'calls':>7} {'errors':>7}  in the hooks of"
+        yield f"  {row['seconds']:>9.3f} {row['calls']:>7,} {row['errors']:>7,}  {row['plugin']}"
+
+
 def warnings(folder: RunFolder) -> int:
     """Return how many warnings there were since the run began or was last resumed: not every logger shows them."""
-    count = 0
+    return sum(event["event"] == "warning" for event in _newest(folder))
+
+
+def _newest(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the events since the run began or was last resumed."""
+    events: list[dict[str, Any]] = []
     for event in metrics.read(folder.events):
         if event["event"] in {"run_started", "run_resumed"}:
-            count = 0
-        count += event["event"] == "warning"
-    return count
+            events = []
+        events.append(event)
+    return events
 
 
 def measures(folder: RunFolder) -> list[tuple[str, str]]:
