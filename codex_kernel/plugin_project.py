@@ -70,7 +70,8 @@ def project_of(
 ) -> Project:
     """Return the project of these entry points: group → name → target; raise InputError where codex has none of them.
 
-    version: for messages; None where only the build backend knows it. roots: where its modules are looked for, before `src` and the folder itself.
+    version: for messages; None where only the build backend knows it.
+    roots: where its modules are looked for, before `src` and the folder itself.
     """
     entries = [
         Entry(

@@ -99,19 +99,14 @@ def imported(entry: Entry) -> PluginDescription:
 
 
 def _imported_command(entry: Entry) -> PluginDescription:
-    from importlib import import_module
+    from codex_kernel.loading import import_target
 
-    module, _, attribute = entry.target.partition(":")
-    try:
-        command = getattr(import_module(module), attribute)
-        summary = command.get_short_help_str(limit=200)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
+    help_of = getattr(import_target(entry), "get_short_help_str", None)
+    if help_of is None:
         raise PluginError(
-            f"{entry} cannot be imported: {type(error).__name__}: {error} @ {entry.target}",
-            remedy="--debug shows the traceback",
-        ) from error
+            f"{entry}: {entry.target} is no command", remedy="decorate a function with @click.command"
+        )
+    summary = help_of(limit=200)
     return PluginDescription(
         "command", entry.name, entry.target, summary, (), (), {}, entry.plugin_api, static=False
     )

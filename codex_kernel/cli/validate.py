@@ -11,6 +11,7 @@ from codex_kernel.cli.manifests import make_plan, manifest_arguments
 from codex_kernel.cli.terminal import cache_folder, json_option, print_json
 
 if TYPE_CHECKING:
+    from codex_kernel.catalog import Entry
     from codex_kernel.plan import Chosen, Plan
 
 
@@ -40,10 +41,9 @@ def validate(
     from codex_kernel.errors import ManifestError
     from codex_kernel.loading import load
     from codex_kernel.plan import preflight
-    from codex_kernel.static_manifest import class_without_code
 
     try:
-        plan = make_plan(manifest, override_files, sets, load if ask_all else class_without_code)
+        plan = make_plan(manifest, override_files, sets, load if ask_all else _class_of)
         preflight(_asked(plan), Path.cwd(), cache_folder())
     except ManifestError as error:
         if as_json:
@@ -53,7 +53,6 @@ def validate(
             ]
             print_json({"schema_version": 1, "valid": False, "problems": rows})
         raise
-    _warn_of_files(plan)
     plugins = [str(chosen.entry) for chosen in plan.everyone()]
     asked = {id(chosen.plugin) for chosen in _asked(plan).everyone()}
     unasked = [str(chosen.entry) for chosen in plan.everyone() if id(chosen.plugin) not in asked]
@@ -89,10 +88,10 @@ def _is_code(chosen: Chosen) -> bool:
     return not is_described(type(chosen.plugin))
 
 
-def _warn_of_files(plan: Plan) -> None:
-    """Say of which distributions the static manifest was not believed."""
-    from codex_kernel.static_manifest import fault
+def _class_of(entry: Entry) -> type:
+    """Return the class of a plugin, without its code where its static manifest can be believed; say where it cannot."""
+    from codex_kernel.static_manifest import class_without_code, fault
 
-    for text in dict.fromkeys(fault(chosen.entry) for chosen in plan.everyone()):
-        if text:
-            click.echo(f"warning: {text}", err=True)
+    if wrong := fault(entry):
+        click.echo(f"warning: {wrong}", err=True)
+    return class_without_code(entry)
