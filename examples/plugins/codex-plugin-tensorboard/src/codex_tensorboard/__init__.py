@@ -1,0 +1,1 @@
+"""A logger of codex that writes what TensorBoard shows: event files, kept in step with the run."""
