@@ -5,6 +5,7 @@ One rule: the project is there whole or not at all, and it is named like nothing
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def new(kind: str, name: str, output: Path) -> None:
     from codex_kernel.scaffold import Project, distribution_of
 
     _check_kind(kind)
-    _check_name(name)
+    _check_name(kind, name)
     folder = output / distribution_of(name)
     project = Project(kind, name, folder.as_posix(), __version__, datetime.now(UTC).year)
     _check_free(project.kind, project.name, project.package)
@@ -67,9 +68,14 @@ def _check_kind(kind: str) -> None:
         )
 
 
-def _check_name(name: str) -> None:
+def _check_name(kind: str, name: str) -> None:
     from codex_kernel.manifest import PLUGIN_NAME
 
+    if kind == "command" and not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise InputError(
+            f"{name!r} cannot be the name of a command",
+            remedy="small letters and digits, joined by -, a letter first",
+        )
     if not PLUGIN_NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise InputError(
             f"{name!r} cannot be the name of a plugin",

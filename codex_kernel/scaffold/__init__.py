@@ -63,7 +63,7 @@ KINDS = {
     ),
     "logger": Kind("codex.loggers", "A logger for codex that keeps a journal of the run in plain words"),
     "metric": Kind(
-        "codex.metrics", "A metric for codex: how many times smaller the model could make the text"
+        "codex.metrics", "A metric for codex: the share of its size to which the model could make the text"
     ),
     "command": Kind(
         "codex.commands",
