@@ -5,25 +5,20 @@ One rule: help reads metadata alone; a plugin is imported when its own command i
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 
 import click
 
 from codex_kernel.catalog import UNUSABLE, Catalog, Entry
 from codex_kernel.errors import CodexError, PluginError
-from codex_kernel.installers import uninstall_line, upgrade_line
 from codex_kernel.metadata import normal
 
 KIND = "command"
 _KEPT = (CodexError, click.ClickException, click.Abort, click.exceptions.Exit, KeyboardInterrupt, SystemExit)
 """What a command may raise and mean it: errors that explain themselves, exit codes, Ctrl-C."""
-_SHOWN_PRINT = 200
 
 
 def help_lines(built_in: Collection[str]) -> list[tuple[str, str]]:
@@ -72,26 +67,10 @@ def find(called: str) -> Entry | None:
 
 @functools.cache
 def load(entry: Entry) -> click.Command:
-    """Import a command; raise PluginError where that fails or it is none.
+    """Import a command; raise PluginError where that fails or it is none."""
+    from codex_kernel.loading import import_target
 
-    What it prints meanwhile goes to standard error, after its name: standard output belongs to the command.
-    """
-    module_name, _, attribute = entry.target.partition(":")
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            command = getattr(import_module(module_name), attribute)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        distribution = entry.distribution
-        raise PluginError(
-            f"{entry} cannot be imported: {_cause(error)} @ {entry.target}",
-            remedy=f"{upgrade_line(distribution)}, or {uninstall_line(distribution)}; --debug shows the traceback",
-        ) from error
-    finally:
-        if text := printed.getvalue().strip():
-            sys.stderr.write(f"warning: {entry} printed while it was imported: {text[:_SHOWN_PRINT]!r}\n")
+    command = import_target(entry)
     if not isinstance(command, click.Command):
         raise PluginError(
             f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",
@@ -128,10 +107,6 @@ def suggestion(called: str, built_in: Collection[str]) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost cause of an exception, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    """Return an exception in one line."""
     text = str(error).strip().split("\n", maxsplit=1)[0]
-    if isinstance(error, SystemExit):
-        return f"it ended the process (SystemExit {text})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
