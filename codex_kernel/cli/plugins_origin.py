@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from codex_kernel.environment import without_credentials
@@ -20,20 +20,22 @@ def origin(entry: Entry) -> str:
     """Return where a plugin comes from: `/site-packages`, `/project (editable)`, `https://… @ commit`."""
     if entry.metadata.suffix not in {".dist-info", ".egg-info"}:
         return f"{entry.metadata} (not installed)"
-    url = _direct_url(entry.metadata)
-    where = url.get("url")
-    if not isinstance(where, str):
-        return str(entry.metadata.parent)
-    if isinstance(url.get("dir_info"), dict) and url["dir_info"].get("editable"):
+    return in_words(_direct_url(entry.metadata)) or str(entry.metadata.parent)
+
+
+def in_words(direct_url: object) -> str | None:
+    """Return what an installer recorded of a distribution that came from no index; None where there is nothing."""
+    if not isinstance(direct_url, dict) or not isinstance(where := direct_url.get("url"), str):
+        return None
+    folder, repository = direct_url.get("dir_info"), direct_url.get("vcs_info")
+    if isinstance(folder, dict) and folder.get("editable"):
         return f"{unquote(urlsplit(where).path)} (editable)"
-    commit = url["vcs_info"].get("commit_id") if isinstance(url.get("vcs_info"), dict) else None
+    commit = repository.get("commit_id") if isinstance(repository, dict) else None
     return f"{without_credentials(where)}{f' @ {commit}' if commit else ''}"
 
 
-def _direct_url(metadata: Path) -> dict[str, Any]:
-    """Return what the installer wrote of a distribution that came from no index; empty where there is nothing."""
+def _direct_url(metadata: Path) -> object:
     try:
-        found = json.loads((metadata / "direct_url.json").read_bytes())
+        return json.loads((metadata / "direct_url.json").read_bytes())
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
 
-from codex_kernel.cli.plugins_origin import origin
+from codex_kernel.cli.plugins_origin import in_words, origin
 from codex_kernel.errors import CodexError, InputError, PluginError
 from codex_kernel.manifest import Manifest, Section, load, read_section
 

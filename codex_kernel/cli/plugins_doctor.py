@@ -1,0 +1,65 @@
+"""`codex plugins doctor`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+import click
+from attrs import asdict
+
+from codex_kernel.cli.terminal import cache_folder, counted, json_option, print_json, runs_option, unicode
+from codex_kernel.errors import CodexError
+
+if TYPE_CHECKING:
+    from codex_kernel.doctor_findings import Finding
+
+
+@click.command()
+@runs_option
+@json_option
+def doctor(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
+    """Look for what is wrong with the installation and the machine, and say how to mend it.
+
+    Looked at are Python, what is installed, what plugins need, code that runs whenever Python starts, places and disk,
+    memory, threads, GPU, encodings and variables. Nothing is imported that is looked at, and nothing is changed. Exit
+    code 1: there is a problem.
+    """
+    from codex_kernel.doctor import examine
+
+    findings = list(examine(cache_folder(), runs.absolute()))
+    counts = Counter(finding.level for finding in findings)
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        print_json({"schema_version": 1, "problems": counts["problem"], "findings": rows})
+    else:
+        _print(findings)
+    if counts["problem"]:
+        raise CodexError(
+            f"{counted(counts['problem'], 'problem')} found", remedy="what mends it stands below each"
+        )
+    if not as_json:
+        warnings = counted(counts["warning"], "warning")
+        click.echo(f"no problem found, {warnings}, {counted(counts['note'], 'note')}", err=True)
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    """Print each finding, and below it what mends it; on a terminal sentences are folded under themselves."""
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        lead = f"{finding.level:<8} {unicode(finding.subject):<{width}}  "
+        click.echo(_folded(lead, unicode(finding.message)))
+        if finding.remedy:
+            click.echo(_folded(" " * len(lead), unicode(f"→ {finding.remedy}")))
+
+
+def _folded(lead: str, text: str) -> str:
+    if sys.stdout.isatty():
+        width = max(40, get_terminal_size().columns - len(lead))
+        text = f"\n{' ' * len(lead)}".join(wrap(text, width, break_on_hyphens=False, break_long_words=False))
+    return f"{lead}{text}"
