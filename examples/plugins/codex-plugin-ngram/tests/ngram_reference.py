@@ -33,8 +33,7 @@ def events(order, documents):
     found = []
     for tokens in documents:
         padded = [BEGIN, *tokens]
-        for at in range(2, len(padded)):
-            found.append((tuple(padded[max(0, at - order + 1) : at]), padded[at]))
+        found += [(tuple(padded[max(0, at - order + 1) : at]), padded[at]) for at in range(2, len(padded))]
     return found
 
 
@@ -58,11 +57,7 @@ def probability(order, vocabulary, adjusted, context, word):
     """Return the interpolated probability of a word after a context of the longest length."""
     if len(context) >= order:
         context = context[len(context) - order + 1 :]
-    lower = (
-        probability(order, vocabulary, adjusted, context[1:], word)
-        if context
-        else 1 / vocabulary
-    )
+    lower = probability(order, vocabulary, adjusted, context[1:], word) if context else 1 / vocabulary
     after = {gram[-1]: times for gram, times in adjusted.items() if gram[:-1] == context}
     if not after:
         return lower

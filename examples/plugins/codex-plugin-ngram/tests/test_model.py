@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import ngram_reference as reference
 import numpy as np
 import pytest
-import ngram_reference as reference
 from codex_ngram.counts import FALLBACK, Table
 from codex_ngram.model import CONFIG, WEIGHTS, NGrams
 from hypothesis import given
@@ -116,7 +116,8 @@ def test_order_1_has_a_closed_form(document):
     total = sum(times.values())
     freed = sum(discount[min(count, 3)] for count in times.values())
     expected = [
-        (times[word] - discount[min(times[word], 3)] + freed / VOCABULARY) / total for word in range(VOCABULARY)
+        (times[word] - discount[min(times[word], 3)] + freed / VOCABULARY) / total
+        for word in range(VOCABULARY)
     ]
     assert model.distribution([3]).tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -172,5 +173,5 @@ def test_counts_of_another_model_are_refused():
     """Another order or another vocabulary is an error that names both."""
     model = counted(2, [[[1, 2]]])
     state = CheckpointState({WEIGHTS: model.tensors()}, {CONFIG: model.config()})
-    with pytest.raises(InputError, match="'order': 2.*'order': 3"):
+    with pytest.raises(InputError, match=r"'order': 2.*'order': 3"):
         NGrams(3, VOCABULARY).load(state)

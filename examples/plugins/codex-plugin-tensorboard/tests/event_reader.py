@@ -30,11 +30,9 @@ def read_file(path: Path) -> list[Read]:
     for data in rest:
         event = fields(data)
         step = event.get(2, [0])[0]
-        for session in event.get(7, []):
-            found.append(Read(step, "START", fields(session)[1] == [1]))
-        for summary in event.get(5, []):
-            for value in map(fields, fields(summary).get(1, [])):
-                found.append(Read(step, value[1][0].decode(), content(value)))
+        found += [Read(step, "START", fields(session)[1] == [1]) for session in event.get(7, [])]
+        values = [fields(value) for summary in event.get(5, []) for value in fields(summary).get(1, [])]
+        found += [Read(step, value[1][0].decode(), content(value)) for value in values]
     return found
 
 

@@ -23,7 +23,14 @@ from typing import Any
 
 from attrs import frozen
 
-from codex_kernel import Checkpoint, CheckpointState, NoCheckpointError, PluginError, StorageError, sync_folder
+from codex_kernel import (
+    Checkpoint,
+    CheckpointState,
+    NoCheckpointError,
+    PluginError,
+    StorageError,
+    sync_folder,
+)
 
 INDEX = "checkpoint.json"
 REASON = "damage.txt"
@@ -139,9 +146,7 @@ def _digest(data: bytes) -> str:
 
 def _dumped(index: Index) -> bytes:
     """Return the index as it is written; JSON has neither NaN nor infinity, so those stand as strings."""
-    metrics = {
-        name: value if math.isfinite(value) else str(value) for name, value in index.metrics.items()
-    }
+    metrics = {name: value if math.isfinite(value) else str(value) for name, value in index.metrics.items()}
     body = {"step": index.step, "metrics": metrics, "files": {k: list(v) for k, v in index.files.items()}}
     text = json.dumps(body, allow_nan=False)
     return json.dumps({"sha256": _digest(text.encode()), "index": text}).encode()

@@ -56,7 +56,9 @@ def _measured(parts: Parts, model: NGrams, length: Length) -> float:
 def probe(options: NGramTrainer, parts: Parts, model: NGrams) -> Iterator[Probe]:
     """Yield what checks on the first batch have found."""
     size = parts.tokenizer.vocab_size
-    yield Probe("vocabulary", model.vocab_size == size, f"{model.vocab_size} tokens, the tokenizer has {size}")
+    yield Probe(
+        "vocabulary", model.vocab_size == size, f"{model.vocab_size} tokens, the tokenizer has {size}"
+    )
     batch = parts.data.train.gather(parts.data.samples(0, options.global_batch_size))
     fresh = NGrams(model.order, model.vocab_size)
     before = fresh.losses(batch).mean()
@@ -72,7 +74,7 @@ def probe(options: NGramTrainer, parts: Parts, model: NGrams) -> Iterator[Probe]
 
 
 def _is_isolated(model: NGrams, batch: Batch) -> bool | None:
-    """Say whether the losses of the last document of a block stay as they are when all others change; None: one only."""
+    """Say whether a block's last document has the same losses when the others change; None: it has one only."""
     for row in range(len(batch.input_ids_BT)):
         documents_T = batch.document_ids_BT[row]
         last = documents_T.max()
@@ -81,7 +83,13 @@ def _is_isolated(model: NGrams, batch: Batch) -> bool | None:
         one = Batch(
             *(
                 getattr(batch, name)[row : row + 1]
-                for name in ("input_ids_BT", "targets_BT", "position_ids_BT", "document_ids_BT", "sample_ids_B")
+                for name in (
+                    "input_ids_BT",
+                    "targets_BT",
+                    "position_ids_BT",
+                    "document_ids_BT",
+                    "sample_ids_B",
+                )
             )
         )
         targets_BT = np.where(one.document_ids_BT == last, one.targets_BT, -100)

@@ -3,8 +3,8 @@
 One rule: the counts are all there is; every probability is worked out from them when it is asked for.
 
 After Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (Computer Speech & Language
-13, 1999), with the adjusted counts of Heafield and others, "Scalable Modified Kneser-Ney Language Model Estimation" (ACL
-2013): of the longest n-grams, and of those at a beginning, how often they were seen; of all others, after how many
+13, 1999), with the adjusted counts of Heafield and others, "Scalable Modified Kneser-Ney Language Model Estimation"
+(ACL 2013): of the longest n-grams, and of those at a beginning, how often they were seen; of all others, after how many
 different tokens. What no order has seen gets its share from the uniform distribution over the vocabulary.
 
 A document begins with one token that is in no vocabulary. A document that goes on from the block before begins anew.

@@ -55,8 +55,12 @@ class NGramTrainer:
     """Counts the n-grams of each batch, once the batch has been predicted from those before it."""
 
     max_steps: int | None = option(None, gt=0, help="Batches to count.")
-    epochs: float | None = option(None, gt=0, help="Passes over the training split; more than 1 learns nothing.")
-    global_batch_size: int = option(64, gt=0, help="Blocks of a step; each step costs a pass over all counts.")
+    epochs: float | None = option(
+        None, gt=0, help="Passes over the training split; more than 1 learns nothing."
+    )
+    global_batch_size: int = option(
+        64, gt=0, help="Blocks of a step; each step costs a pass over all counts."
+    )
     log_every: int = option(10, gt=0, on_resume="harmless", help="Steps between records of metrics.")
 
     def __attrs_post_init__(self) -> None:

@@ -116,7 +116,9 @@ def fit(
             now = {"train/loss": metrics["train/loss"], **evaluated}
             parts.checkpointer.save(totals.step, state, now, wait=ended or asked is not None)
         if asked is not None and not ended:
-            reason = f"stopped by {signal.Signals(asked).name} after step {totals.step} of {length.steps}, saved"
+            reason = (
+                f"stopped by {signal.Signals(asked).name} after step {totals.step} of {length.steps}, saved"
+            )
             return TrainResult(progress, metrics, reason, asked)
     return TrainResult(length.progress(totals, data.train), metrics, f"all {totals.step} steps done")
 

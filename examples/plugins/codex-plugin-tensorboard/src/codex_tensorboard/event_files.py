@@ -131,10 +131,10 @@ def _left(
             found[event.step, split if split in SPLITS else tag] = record
     wanted = {(int(record["step"]), str(record["split"])): record for record in kept}
     found = {place: record for place, record in found.items() if place[1] not in SPLITS or place in wanted}
-    for place, record in wanted.items():
+    for place, missing in wanted.items():
         if place not in found:
-            summary = messages.scalars(_values(record))
-            found[place] = framed(_event(place[0], record["time"], summary=summary))
+            summary = messages.scalars(_values(missing))
+            found[place] = framed(_event(place[0], missing["time"], summary=summary))
     return [record for _, record in sorted(found.items(), key=lambda item: item[0][0])]
 
 

@@ -30,10 +30,12 @@ class TensorBoardLogger:
 
     folder: str = option(
         "tensorboard",
-        help="Folder of the event files, in the run's folder; of an absolute one, the folder named after the run in it.",
+        help="Folder of the event files, in the run's folder; in an absolute one each run has a folder of its own.",
     )
     flush_seconds: float = option(
-        10.0, ge=0, help="Seconds after which events are brought to disk, for a power cut; a killed run loses none."
+        10.0,
+        ge=0,
+        help="Seconds after which events are brought to disk, for a power cut; a killed run loses none.",
     )
     events: bool = option(default=True, help="Show the run's events (warnings, checkpoints, …) as texts.")
     _files: EventFiles | None = field(init=False, default=None)
