@@ -5,6 +5,7 @@ One rule: metadata and records alone decide; a section whose plugin cannot be us
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, field, frozen
 
 from codex_kernel.cli.plugins_origin import in_words, origin
-from codex_kernel.errors import CodexError, InputError, PluginError
+from codex_kernel.errors import CodexError, InputError, ManifestError, PluginError
 from codex_kernel.manifest import Manifest, Section, load, read_section
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ class UsedByAll:
 
 
 def by_manifest(file: Path, catalog: Catalog) -> UsedByAll:
-    """Return the plugins that a manifest names; raise ManifestError where it cannot be read."""
+    """Return the plugins that a manifest names; raise ManifestError where it cannot be read, or needs what is missing."""
     manifest = load(file)
-    return UsedByAll("manifest", manifest.name or str(file), _used(manifest, catalog))
+    return UsedByAll("manifest", manifest.name or str(file), _used(manifest, manifest.decide(catalog, [])))
 
 
 def by_run(runs: Path, run: str, catalog: Catalog) -> UsedByAll:
@@ -86,6 +87,10 @@ def by_run(runs: Path, run: str, catalog: Catalog) -> UsedByAll:
     folder = find(runs, run)
     manifest = load(folder.resolved if folder.resolved.exists() else folder.manifest)
     rows = _recorded(folder.plugins_lock)
+    with contextlib.suppress(
+        ManifestError
+    ):  # what it needs is missing by now: its record is all the same there
+        catalog = manifest.decide(catalog, [])
     now = [_with_record(one, rows) for one in _used(manifest, catalog)]
     return UsedByAll("run", f"{folder.name}/{folder.run_id}", tuple(now))
 
@@ -120,6 +125,7 @@ def _with_record(one: Used, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -
         one,
         distribution=distribution,
         version=version,
+        origin=in_words(row.get("direct_url")),
         sources=sources,
         fault=None,
         remedy=None,
