@@ -27,7 +27,7 @@ def class_of(schema: Mapping[str, Any]) -> type:
     """Return an attrs class whose options are those of a section's schema; raise PluginError for any other schema."""
     try:
         return _class(schema)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise PluginError(
             f"these options cannot be read from a schema: {type(error).__name__}: {error}",
             remedy="codex plugins build-manifest makes it anew",

@@ -56,7 +56,10 @@ SCALARS: dict[Any, Schema] = {
 
 
 def section_schema(cls: type) -> Schema:
-    """Return the schema of an attrs class: its options, with their help, bounds and defaults; no other key."""
+    """Return the schema of an attrs class: its options, with their help, bounds and defaults; no other key.
+
+    Raises PluginError where the class declares an option that no manifest could write.
+    """
     options = options_of(cls)
     schema: Schema = {
         "type": "object",
@@ -137,6 +140,11 @@ def _type_schema(declared: Any) -> Schema:
         }
     if attrs.has(declared) and declared not in SCALARS:
         return section_schema(declared)
+    if declared not in SCALARS and declared not in (Any, object):
+        raise PluginError(
+            f"an option cannot be declared as {declared!r}",
+            remedy="declare it as bool, int, float, str, Path, Secret, Literal, list, dict, or an attrs class",
+        )
     return dict(SCALARS.get(declared, {}))
 
 

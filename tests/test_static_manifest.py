@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+import pytest
 from attrs import frozen
+from described import manifest_of, put
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCALARS, classes_with_values, tree
 
-from codex_kernel.errors import Problem
+from codex_kernel import static_manifest
+from codex_kernel.catalog import Catalog
+from codex_kernel.errors import InputError, PluginError, Problem
+from codex_kernel.metadata import Entry
 from codex_kernel.options import Secret, option
-from codex_kernel.schema_types import class_of
+from codex_kernel.plugin_project import read_project
+from codex_kernel.schema_types import class_of, is_described
 from codex_kernel.section_schema import section_schema
 from codex_kernel.structure import structure
+from codex_kernel.testing.plugin_manifest import PluginManifestContract
+from tests.command import Workplace
+from tests.toys import install
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+KILLS = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+TARGET = "codex_far:Far"
 
 
 def through_json(schema: Any) -> Any:
@@ -85,3 +100,282 @@ def test_any_class_of_options_is_had_again_from_its_schema(pair):
         problem[:3] for problem in problems_of(cls, value)
     ]
     assert section_schema(made) == through_json(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        [],
+        {"type": "object"},
+        {"type": "object", "properties": {}, "additionalProperties": True},
+        {"type": "object", "properties": {}, "additionalProperties": False, "required": ["a"]},
+        *(
+            {"type": "object", "properties": {name: {}}, "additionalProperties": False}
+            for name in ("_a", "a b", "class", "a=print(1)", "", "a\nimport os")
+        ),
+        *(
+            {"type": "object", "properties": {"a": one}, "additionalProperties": False}
+            for one in (
+                {"type": "text"},
+                {"anyOf": []},
+                {"enum": []},
+                {"enum": [[1]]},
+                {"type": "array"},
+                {"type": "object"},
+                {"type": "integer", "minimum": "1"},
+                {"allOf": []},
+                {"$ref": "#/$defs/model"},
+                {"type": "string", "pattern": "a"},
+                3,
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_a_schema_of_another_form_is_refused(schema):
+    """Nothing of a file becomes code: no name that is none, no word that codex does not write."""
+    with pytest.raises(PluginError):
+        class_of(schema)
+
+
+def test_a_class_made_of_a_schema_is_known_as_one():
+    """So that nobody takes it for the plugin itself."""
+    assert is_described(class_of(section_schema(Inner)))
+    assert not is_described(Inner)
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def far(site: Path, *, code: str = KILLS) -> Path:
+    """Install a distribution with a logger `far` and return its metadata folder."""
+    return install(site, "codex-far", {"codex.loggers": {"far": TARGET}}, modules={"codex_far": code})
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    """Return the static manifest of that distribution."""
+    return {**manifest_of("codex-far", [("logger", "far", TARGET, Inner)]), **changes}
+
+
+def entry_of(site: Path) -> Entry:
+    """Return the one plugin in a folder of installed distributions."""
+    (entry,) = Catalog.scan([str(site)]).entries
+    return entry
+
+
+def test_a_plugin_is_described_by_its_file(tmp_path):
+    """All that the file says, and nothing is imported: the module would kill the process."""
+    put(far(tmp_path), manifest(), "codex_far/codex-plugin.json")
+    entry = entry_of(tmp_path)
+    described = static_manifest.describe(entry)
+    assert described == static_manifest.read(entry)
+    assert (described.kind, described.name, described.target) == ("logger", "far", TARGET)
+    assert (described.summary, described.hooks, described.static) == (
+        "The logger far.",
+        ("codex_metrics",),
+        True,
+    )
+    assert (described.plugin_api, described.options) == ((1, 1), section_schema(Inner))
+    assert static_manifest.fault(entry) == ""
+
+
+def test_a_command_is_described_by_its_help(tmp_path):
+    """It has no options of a section."""
+    metadata = install(tmp_path, "codex-far", {"codex.commands": {"go": "codex_far:go"}})
+    commands = [{"name": "go", "target": "codex_far:go", "help": "Go far."}]
+    put(metadata, manifest_of("codex-far", [], commands=commands))
+    described = static_manifest.describe(entry_of(tmp_path))
+    assert (described.kind, described.summary, described.options) == ("command", "Go far.", {})
+
+
+def test_without_a_file_the_class_is_asked(tmp_path, monkeypatch):
+    """The description is the one that a file would have given."""
+    code = (
+        "from attrs import frozen\nfrom codex_kernel import hookimpl\n@frozen\nclass Far:\n"
+        '    """Goes far."""\n    every: int = 3\n    @hookimpl\n    def codex_metrics(self, step): ...\n'
+    )
+    far(tmp_path, code=code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = entry_of(tmp_path)
+    assert static_manifest.read(entry) is None
+    described = static_manifest.describe(entry)
+    sys.modules.pop("codex_far")
+    assert (described.summary, described.static) == ("Goes far.", False)
+    assert described.options["properties"] == {"every": {"type": "integer", "default": 3}}
+
+
+def test_an_editable_installation_is_asked_itself(tmp_path):
+    """Its code may be newer than its file; one from a folder that is not editable is believed."""
+    metadata = far(tmp_path)
+    put(metadata, manifest())
+    (metadata / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {}}')
+    assert static_manifest.read(entry_of(tmp_path))
+    (metadata / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
+    assert static_manifest.read(entry_of(tmp_path)) is None
+    assert static_manifest.fault(entry_of(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "it is not JSON"),
+        (b"\xff\xfe{", "it is not JSON"),
+        ("[" * 100_000, "it is not JSON"),
+        ('{"schema_version": 1, "schema_version": 1}', "a key stands there twice"),
+        (json.dumps(manifest()).replace("2", "NaN"), "NaN is no number of JSON"),
+        ("[]", "'schema_version' is missing"),
+        (manifest(schema_version=2), "its schema_version is 2, a newer one than 1"),
+        (manifest(schema_version=True), "'schema_version' is a bool"),
+        (manifest(plugin_api=[1]), "its plugin_api is [1]"),
+        (manifest(plugins={}), "'plugins' is a dict"),
+        (manifest(plugins=[{"kind": "logger"}]), "is missing"),
+        (manifest(distribution="codex-other"), "it is that of 'codex-other'"),
+        (manifest(plugins=[]), f"logger 'far' is nothing there, and {TARGET} among the entry points"),
+        (manifest_of("codex-far", [("logger", "far", "other:Far", Inner)]), "is other:Far there"),
+        (" " * (4 * 2**20) + json.dumps(manifest()), "it is larger than 4 MiB"),
+    ],
+    ids=range(15),
+)
+def test_a_file_that_is_not_whole_or_does_not_fit_is_not_believed(tmp_path, content, why):
+    """`fault` says in one line what is wrong with it, and the plugin counts as one without a file."""
+    put(far(tmp_path), content)
+    entry = entry_of(tmp_path)
+    assert static_manifest.read(entry) is None
+    said = static_manifest.fault(entry)
+    assert said.startswith("the codex-plugin.json of codex-far 1.0 is not used: ")
+    assert why in said
+    assert "\n" not in said
+
+
+def test_a_file_that_was_changed_or_lost_after_the_installation_is_not_believed(tmp_path):
+    """The record has its size and its hash."""
+    file = put(far(tmp_path), manifest())
+    file.write_text(file.read_text().replace("far.", "fab."))
+    assert "it is not the file that was installed" in static_manifest.fault(entry_of(tmp_path))
+    file.unlink()
+    assert "it cannot be read: No such file" in static_manifest.fault(entry_of(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["../codex-plugin.json", "/codex-plugin.json"])
+def test_a_record_that_points_elsewhere_is_not_followed(tmp_path, place):
+    """The file lies in the installation, or nowhere."""
+    metadata = far(tmp_path / "site")
+    with (metadata / "RECORD").open("a") as record:
+        record.write(f"{place},,\n")
+    assert "outside of the installation" in static_manifest.fault(entry_of(tmp_path / "site"))
+
+
+def test_two_files_are_none(tmp_path):
+    """Nobody can say which one holds."""
+    metadata = far(tmp_path)
+    put(metadata, manifest())
+    put(metadata, manifest(), "codex_far/codex-plugin.json")
+    assert "its record lists 2 of them" in static_manifest.fault(entry_of(tmp_path))
+
+
+# ── making it ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)
+class TestFirstParty(PluginManifestContract):
+    """Each distribution of this repository ships the manifest that its classes make."""
+
+    @pytest.fixture(autouse=True)
+    def _of(self, project: Path) -> None:
+        self.project = project
+
+
+def far_project(folder: Path, code: str) -> Path:
+    """Write a project with the logger `far` and return its folder."""
+    (folder / "src" / "codex_far").mkdir(parents=True)
+    (folder / "src" / "codex_far" / "__init__.py").write_text(code)
+    table = f'[project.entry-points."codex.loggers"]\nfar = "{TARGET}"\n'
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "codex-far"\nversion = "1.0"\n\n{table}')
+    return folder
+
+
+GOOD = '''\
+from attrs import frozen
+from codex_kernel import hookimpl, option
+
+@frozen
+class Far:
+    """Goes far."""
+
+    every: int = option(10, ge=1, help="Steps between lines.")
+
+    @hookimpl
+    def codex_metrics(self, step, metrics): ...
+'''
+
+
+def test_build_manifest_writes_and_checks_the_file_of_a_project(tmp_path):
+    """Written, up to date, then out of date in so many words, and exit 1; nothing else is touched."""
+    project = far_project(tmp_path / "project", GOOD)
+    workplace = Workplace(project)
+    file = project / "src" / "codex_far" / "codex-plugin.json"
+    said = workplace.codex("plugins", "build-manifest", "--check")
+    assert (said.code, file.exists()) == (1, False)
+    assert "src/codex_far/codex-plugin.json is not there" in said.out
+    assert "wrote src/codex_far/codex-plugin.json" in workplace.codex("plugins", "build-manifest").out
+    assert json.loads(file.read_text()) == static_manifest.build_apart(read_project(project))
+    assert workplace.codex("plugins", "build-manifest", "--check").code == 0
+    (file.parent / "__init__.py").write_text(GOOD.replace("ge=1", "ge=2").replace("Goes far", "Goes on"))
+    before = file.read_bytes()
+    said = workplace.codex("plugins", "build-manifest", project, "--check")
+    assert said.code == 1
+    assert "logger far: option 'every' has changed" in said.out
+    assert "logger far: summary is 'Goes far.', should be 'Goes on.'" in said.out
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os\nos.abort()\n", "ended with exit code -6"),
+        ("raise ValueError('no')\n", "cannot be imported: ValueError: no"),
+        (GOOD.replace("every: int", "every: complex"), "an option cannot be declared as <class 'complex'>"),
+        (
+            GOOD.replace("option(10", "option(float('inf')").replace("int", "float"),
+            "cannot be written as JSON",
+        ),
+    ],
+)
+def test_build_manifest_leaves_the_file_alone_where_a_class_cannot_be_described(tmp_path, code, said):
+    """Exit code 7, the cause, no traceback, and the file as it was."""
+    project = far_project(tmp_path, code)
+    file = project / "src" / "codex_far" / "codex-plugin.json"
+    file.write_text("as it was")
+    done = Workplace(tmp_path).codex("plugins", "build-manifest")
+    assert (done.code, said in done.err, "Traceback" in done.err) == (7, True, False), done.err
+    assert file.read_text() == "as it was"
+
+
+def test_what_is_no_project_of_a_plugin_is_bad_input(tmp_path):
+    """No pyproject.toml, one that is no TOML, one without plugins, and a module that is not there."""
+    with pytest.raises(InputError, match="cannot be read"):
+        read_project(tmp_path)
+    for text, why in (("[", "pyproject"), ("[tool.x]", "expected"), ('[project]\nname = "a"', "no plugin")):
+        (tmp_path / "pyproject.toml").write_text(text)
+        with pytest.raises(InputError, match=why):
+            read_project(tmp_path)
+    project = far_project(tmp_path / "far", GOOD)
+    (project / "src" / "codex_far" / "__init__.py").unlink()
+    with pytest.raises(InputError, match="there is no module 'codex_far'"):
+        _ = read_project(project).manifest_file
+
+
+def test_a_manifest_for_an_older_api_is_up_to_date():
+    """A newer kernel alone changes nothing of the plugins."""
+    made = manifest(plugin_api=[1, 1])
+    assert static_manifest.differences(json.dumps(manifest(plugin_api=[1, 0])), made) == []
+    assert static_manifest.differences(json.dumps(manifest(plugin_api=[1, 2])), made) != []
+
+
+def test_the_manifest_of_an_installed_distribution_is_made_of_its_entry_points():
+    """By the name of the distribution, however it is written."""
+    made = static_manifest.build("Codex_Kernel")
+    assert made == json.loads((ROOT / "codex_kernel" / "codex-plugin.json").read_text())
+    with pytest.raises(PluginError, match="no plugin of a distribution 'codex-nowhere'"):
+        static_manifest.build("codex-nowhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,5 +94,11 @@ def _class_of(entry: Entry) -> type:
     from codex_kernel.static_manifest import class_without_code, fault
 
     if wrong := fault(entry):
-        click.echo(f"warning: {wrong}", err=True)
+        _warn(wrong)
     return class_without_code(entry)
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Say it once, however many plugins of a distribution the manifest has."""
+    click.echo(f"warning: {text}", err=True)
