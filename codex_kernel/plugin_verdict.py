@@ -12,14 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import PluginError
 from codex_kernel.hooks import Hooks
-from codex_kernel.loading import load
+from codex_kernel.loading import import_target, load
 from codex_kernel.option_types import Option, is_made_of_sources, options_of
 
 if TYPE_CHECKING:
@@ -142,11 +141,7 @@ def _load_command(entry: Entry) -> type:
     """Import a command; raise PluginError where it is none."""
     import click
 
-    module, _, attribute = entry.target.partition(":")
-    try:
-        command = getattr(import_module(module), attribute)
-    except BaseException as error:
-        raise PluginError(f"{entry} cannot be imported: {_in_words(error)} @ {entry.target}") from error
+    command = import_target(entry)
     if not isinstance(command, click.Command):
         raise PluginError(
             f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",

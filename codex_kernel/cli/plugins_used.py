@@ -75,7 +75,10 @@ class UsedByAll:
 
 
 def by_manifest(file: Path, catalog: Catalog) -> UsedByAll:
-    """Return the plugins that a manifest names; raise ManifestError where it cannot be read, or needs what is missing."""
+    """Return the plugins that a manifest names.
+
+    Raises ManifestError where it cannot be read, or needs a distribution that is missing.
+    """
     manifest = load(file)
     return UsedByAll("manifest", manifest.name or str(file), _used(manifest, manifest.decide(catalog, [])))
 
