@@ -85,6 +85,10 @@ def imported(entry: Entry) -> PluginDescription:
     from codex_kernel.section_schema import plugin_schema
 
     cls = load(entry)
+    try:
+        options = plugin_schema(cls)
+    except PluginError as error:
+        raise PluginError(f"{entry}: {error.message}", remedy=error.remedy) from error
     return PluginDescription(
         kind=entry.kind,
         name=entry.name,
@@ -92,7 +96,7 @@ def imported(entry: Entry) -> PluginDescription:
         summary=_first_line(cls) or entry.distribution_summary,
         hooks=tuple(sorted(name for name in dir(cls) if hasattr(getattr(cls, name, None), "codex_impl"))),
         capabilities=_capabilities(entry, cls),
-        options=plugin_schema(cls),
+        options=options,
         plugin_api=entry.plugin_api,
         static=False,
     )
