@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_kernel.durable import read_json
-from codex_kernel.errors import InputError, PluginError
+from codex_kernel.errors import InputError, ManifestError, Problem
 from codex_kernel.installers import install_line
 from codex_kernel.metadata import Entry, source_file
 
@@ -44,30 +44,31 @@ def changed(before: Iterable[Row], now: Iterable[Row]) -> Iterator[str]:
     """Yield one line for each plugin of both that is not the same; the manifest says which are in one alone."""
     old = _by_name(before)
     for key, row in _by_name(now).items():
-        if key in old and (difference := _difference(old[key], row)):
+        if difference := _between(old.get(key), row):
             yield difference
 
 
 def check(path: Path, now: Sequence[Row]) -> None:
-    """Raise PluginError unless the plugins are exactly those of a lock, or of a run folder that has one.
+    """Raise ManifestError, exit code 7, unless the plugins are exactly those of a lock, or of a run folder's.
 
-    It names all differences. Raises InputError where there is no lock.
+    It has all differences. Raises InputError where there is no lock.
     """
     file, locked = _read(path)
     old, new = _by_name(locked), _by_name(now)
-    faults = [f"{_named(key)} is not used here" for key in old if key not in new]
-    faults += [f"{_named(key)} is not in the lock" for key in new if key not in old]
-    faults += changed(locked, now)
-    if not faults:
-        return
-    other = {
-        f"{row['distribution']}=={row['version']}"
-        for key, row in old.items()
-        if key in new and (row["distribution"], row["version"]) != _version(new[key])
-    }
-    lines = "\n  ".join(faults)
-    remedy = install_line(*sorted(other)) if other else "leave --locked out to run with these plugins"
-    raise PluginError(f"the plugins are not those of {file}:\n  {lines}", remedy=remedy)
+    faults: list[tuple[str, str | None]] = [
+        (f"{_named(key)} is not used here", None) for key in old if key not in new
+    ]
+    faults += [(f"{_named(key)} is not in the lock", None) for key in new if key not in old]
+    faults += [
+        (text, _remedy(old[key], row)) for key, row in new.items() if (text := _between(old.get(key), row))
+    ]
+    if faults:
+        raise ManifestError([Problem(str(file), "", text, hint, plugin=True) for text, hint in faults])
+
+
+def _remedy(was: Row, row: Row) -> str | None:
+    """Return the line that brings the version of a lock; None where the version is not what differs."""
+    return None if _version(was) == _version(row) else install_line("==".join(_version(was)))
 
 
 def _read(path: Path) -> tuple[Path, list[Row]]:
@@ -102,8 +103,13 @@ def _named(key: tuple[str, str]) -> str:
     return f"{key[0]} {key[1]!r}"
 
 
-def _difference(was: Row, row: Row) -> str:
-    """Say how a plugin differs; "" where it does not. An older lock says less, and is held to what it says."""
+def _between(was: Row | None, row: Row) -> str:
+    """Say how a plugin differs from what it was; "" where it does not, or was not there.
+
+    An older lock says less, and is held to what it says.
+    """
+    if was is None:
+        return ""
     name = _named((row["kind"], row["name"]))
     if _version(was) != _version(row):
         return f"{name} was {' '.join(_version(was))}, is {' '.join(_version(row))}"
