@@ -240,6 +240,11 @@ def _lines(report: Path) -> Iterator[dict[str, Any]]:
 # ── standard error ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _IMPORTED = re.compile(r"^import time:\s*(\d+) \|\s*\d+ \| *(\S+)$")
+_NOT_THE_PLUGINS = re.compile(
+    r"import time:|interrupted while |Fatal Python error: |(Current t|T)hread 0x|Stack \(|Extension modules: "
+    r"|  (File |<|\.)"
+)
+"""How lines begin that codex writes, or Python when it crashes."""
 _PRINTED = re.compile(r"^warning: .* printed while it was imported: (.*)$")
 
 
@@ -268,7 +273,7 @@ def _between(errors: str) -> Iterator[str]:
 
 def _said(errors: str) -> str:
     """Return what the plugin printed while it was imported, on either stream."""
-    lines = [line for line in _between(errors) if line.strip() and not line.startswith("import time:")]
+    lines = [line for line in _between(errors) if line.strip() and not _NOT_THE_PLUGINS.match(line)]
     printed = [match[1] if (match := _PRINTED.match(line)) else line for line in lines]
     return " / ".join(printed)
 

@@ -128,13 +128,18 @@ def _noted(found: dict[str, Any]) -> Iterator[None]:
 @contextlib.contextmanager
 def _timed(found: dict[str, Any]) -> Iterator[None]:
     """Note the seconds, and mark the place in the lines of `-X importtime`."""
-    os.write(2, f"\n{BEGIN}\n".encode())
+    _mark(BEGIN)
     began = time.perf_counter()
     try:
         yield
     finally:
         found["import_seconds"] = time.perf_counter() - began
-        os.write(2, f"\n{END}\n".encode())
+        _mark(END)
+
+
+def _mark(place: str) -> None:
+    with contextlib.suppress(OSError):  # the plugin has closed it
+        os.write(2, f"\n{place}\n".encode())
 
 
 def _load_command(entry: Entry) -> type:
