@@ -77,6 +77,17 @@ def test_the_kernel_brings_its_data_files(wheels):
 
 
 @each_distribution
+def test_a_wheel_brings_the_static_manifest_of_its_plugins(wheels, name):
+    """In its package, the one of the sources, and named in its record."""
+    project, place = PACKAGES[name], f"{name.replace('-', '_')}/codex-plugin.json"
+    with zipfile.ZipFile(wheels[name]) as archive:
+        (record,) = [entry for entry in archive.namelist() if entry.endswith(".dist-info/RECORD")]
+        assert f"{place}," in archive.read(record).decode()
+        source = project / place if name == "codex-kernel" else project / "src" / place
+        assert archive.read(place) == source.read_bytes()
+
+
+@each_distribution
 def test_the_metadata_is_that_of_a_published_package(wheels, name):
     """Name, licence, Python, a README; a plugin says which kernels it works with, the kernel needs no torch."""
     metadata = metadata_of(wheels[name])
@@ -103,6 +114,25 @@ def test_all_are_installed_and_listed(environment, tmp_path):
     assert {plugin["status"] for plugin in listing} == {"ok"}
     for manifest in sorted((ROOT / "examples").glob("*.yaml")):
         assert environment.run("codex", "validate", manifest, cwd=tmp_path).code == 0
+
+
+def test_validate_and_schema_import_no_plugin(environment, tmp_path):
+    """The options of the quick start are checked by the static manifests of its plugins, but for the kernel's own."""
+    program = (
+        "import sys; from codex_kernel.cli import main; code = main(sys.argv[1:]); "
+        "print([name for name in sys.modules if name.startswith(('codex_torch', 'codex_hf', 'torch'))], code)"
+    )
+    manifest = ROOT / "examples" / "quickstart.yaml"
+    said = environment.run("python", "-c", program, "validate", manifest, cwd=tmp_path)
+    assert said.out.splitlines()[-1] == "[] 0", said.err
+    assert "only the options were checked, by static manifests, of:" in said.out
+    assert "  trainer 'torch' (codex-torch" in said.out.partition("only the options")[2]
+    said = environment.run("python", "-c", program, "schema", "--output", "schema.json", cwd=tmp_path)
+    assert said.out.splitlines()[-1] == "[] 0", said.err
+    written = json.loads((ROOT / "examples" / "codex.schema.json").read_text())
+    assert json.loads((tmp_path / "schema.json").read_text()) == written
+    wrong = environment.run("codex", "validate", manifest, "--set", "trainer.max_steps=0", cwd=tmp_path)
+    assert (wrong.code, "$.trainer.max_steps: expected a number" in wrong.err) == (2, True), wrong.err
 
 
 def test_the_quick_start_runs_from_the_wheels(environment, tmp_path):
