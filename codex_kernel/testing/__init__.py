@@ -23,12 +23,23 @@ if TYPE_CHECKING:
     from codex_kernel.testing.command import CommandContract as CommandContract
     from codex_kernel.testing.dataset import DatasetContract as DatasetContract
     from codex_kernel.testing.dataset import RecordDatasetContract as RecordDatasetContract
+    from codex_kernel.testing.isolated import IsolatedCatalog as IsolatedCatalog
     from codex_kernel.testing.logger import LoggerContract as LoggerContract
     from codex_kernel.testing.metric import MetricContract as MetricContract
     from codex_kernel.testing.model import ModelContract as ModelContract
     from codex_kernel.testing.plugin import PluginContract as PluginContract
     from codex_kernel.testing.plugin import SpawnedContract as SpawnedContract
+    from codex_kernel.testing.plugin_manifest import PluginManifestContract as PluginManifestContract
+    from codex_kernel.testing.runs import Ran as Ran
+    from codex_kernel.testing.runs import resume_run as resume_run
+    from codex_kernel.testing.runs import run_manifest as run_manifest
+    from codex_kernel.testing.runs import toy_manifest as toy_manifest
     from codex_kernel.testing.tokenizer import TokenizerContract as TokenizerContract
+    from codex_kernel.testing.toy_checkpointer import ToyCheckpointer as ToyCheckpointer
+    from codex_kernel.testing.toy_plugins import ToyDataset as ToyDataset
+    from codex_kernel.testing.toy_plugins import ToyModel as ToyModel
+    from codex_kernel.testing.toy_plugins import ToyTrainer as ToyTrainer
+    from codex_kernel.testing.toy_plugins import toy_corpus as toy_corpus
     from codex_kernel.testing.toy_transformer import ToyTransformer as ToyTransformer
     from codex_kernel.testing.toys import NeverStop as NeverStop
     from codex_kernel.testing.toys import RecordingReporter as RecordingReporter
@@ -45,11 +56,16 @@ _HOMES = {
     "cleaner": "CleanerContract",
     "command": "CommandContract",
     "dataset": "DatasetContract RecordDatasetContract",
+    "isolated": "IsolatedCatalog",
     "logger": "LoggerContract",
     "metric": "MetricContract",
     "model": "ModelContract",
     "plugin": "PluginContract SpawnedContract",
+    "plugin_manifest": "PluginManifestContract",
+    "runs": "Ran resume_run run_manifest toy_manifest",
     "tokenizer": "TokenizerContract",
+    "toy_checkpointer": "ToyCheckpointer",
+    "toy_plugins": "ToyDataset ToyModel ToyTrainer toy_corpus",
     "toy_transformer": "ToyTransformer",
     "toys": "NeverStop RecordingReporter make_run",
     "trainer": "TrainerContract",
