@@ -18,6 +18,8 @@ from codex_kernel.cli import codex
 from codex_kernel.cli.flags import Flags, take
 from codex_kernel.errors import PluginError
 from tests.command import Workplace, toy_workplace
+from tests.docs.test_tutorials import environment
+from tests.docs.tutorial import play
 from tests.toys import install
 
 GREET = '''
@@ -457,3 +459,11 @@ def test_a_broken_command_is_imported_once(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(PluginError, match="ZeroDivisionError"):
         take(["counted", "--debug"], codex)
     assert (tmp_path / "count").read_text() == "x"
+
+
+@pytest.mark.slow
+def test_the_page_on_commands_is_as_it_shows(tmp_path: Path) -> None:
+    """The command of the page is written, tried, installed and removed exactly as the page says."""
+    (tmp_path / "work").mkdir()
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "add-a-command.md"
+    play(page, tmp_path / "work", environment(tmp_path))

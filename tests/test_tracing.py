@@ -20,9 +20,12 @@ from codex_kernel.hookspecs import hookimpl
 from codex_kernel.interfaces import GenerateRequest, Outcome, Progress
 from codex_kernel.testing import RecordingReporter, make_run
 from tests.command import Workplace, toy_workplace
+from tests.docs.test_tutorials import environment
+from tests.docs.tutorial import play
 from tests.toys import install
 
 PROGRESS = Progress(1, 10, 0.1, 5, 1)
+HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
 
 
 class Clock:
@@ -578,3 +581,24 @@ def test_a_default_of_an_argument_yields_to_what_the_hook_passes(tmp_path: Path,
     finally:
         tracing.stop()
     assert plugin.seen == [(1, "train")]
+
+
+@pytest.mark.slow
+def test_the_page_on_tracing_is_as_it_shows(tmp_path: Path) -> None:
+    """Every file of the page is written, every command runs and prints what the page shows."""
+    (tmp_path / "work").mkdir()
+    play(HOW_TO / "trace-plugins.md", tmp_path / "work", environment(tmp_path))
+
+
+def test_the_page_on_tracing_explains_each_field(
+    tmp_path: Path, trace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No field of a record is missing in its table, in its order, and none is invented."""
+    monkeypatch.setenv("RANK", "0")
+    tracing.start(tmp_path / "ranked.ndjson")
+    told(hooks_with(Logger(ValueError("x"))), tmp_path)
+    tracing.stop()
+    table = (HOW_TO / "trace-plugins.md").read_text(encoding="utf-8").partition("| field |")[2]
+    named = [line.split("`")[1] for line in table.partition("\n\n")[0].splitlines() if line.startswith("| `")]
+    assert named == list(json.loads((tmp_path / "ranked.ndjson").read_text()))
+    assert trace() == []
