@@ -1,12 +1,19 @@
-"""The contracts of `codex_kernel.testing`, kept by the trainer and the checkpointer."""
+"""The contracts of `codex_kernel.testing`, kept by the model, the trainer and the checkpointer."""
 
 from __future__ import annotations
 
 from codex_ngram.model import NGrams
-from codex_ngram.plugin import NGramTrainer, NumpyCheckpointer
+from codex_ngram.plugin import NGramModel, NGramTrainer, NumpyCheckpointer
 
-from codex_kernel.testing import CheckpointArchiveContract, TrainerContract
+from codex_kernel.testing import CheckpointArchiveContract, PluginContract, TrainerContract
 from codex_kernel.testing.training import VOCABULARY
+
+
+class TestModel(PluginContract):
+    kind = "model"
+
+    def plugin(self, folder):
+        return NGramModel(order=3)
 
 
 class TestTrainer(TrainerContract):
