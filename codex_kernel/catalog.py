@@ -130,9 +130,16 @@ _REMEDIES: dict[str, Callable[[Entry], str]] = {
     "incompatible": lambda entry: upgrade_line(entry.distribution, KERNEL),
     "not allowed": lambda entry: f"add {entry.distribution} to it",
     "stale": lambda entry: (
-        f"{uninstall_line(entry.distribution)}, or again: {install_line(entry.distribution)}"
+        f"mend the entry point in {_project(entry)}"
+        if _project(entry).is_file()
+        else f"{uninstall_line(entry.distribution)}, or again: {install_line(entry.distribution)}"
     ),
 }
+
+
+def _project(entry: Entry) -> Path:
+    """Return where the project's own file lies, if the entry is of one that is not installed."""
+    return entry.metadata / "pyproject.toml"
 
 
 def _order(entry: Entry) -> tuple[int, str, str]:
@@ -179,6 +186,8 @@ def _missing(entry: Entry, path: Sequence[str]) -> str:
         return f"its entry point {entry.target!r} is not module:Class"
     if metadata.is_there(module, entry.metadata.parent, path):
         return ""
+    if _project(entry).is_file():
+        return f"its module {module} is neither in {entry.metadata / 'src'} nor in {entry.metadata}"
     return f"its module {module} is not there, only {entry.metadata} is left"
 
 
@@ -197,7 +206,7 @@ def _together(entries: Iterable[Entry]) -> Iterator[Entry]:
         ]
         if others and entry.status in {"ok", "older"}:
             rivals = " and ".join(f"{other.distribution} {other.version}" for other in others)
-            reason = f"{rivals} has it too: write {entry.full_name}"
+            reason = f"also claimed by {rivals}: write {entry.full_name}"
             yield entry._replace(status="claimed twice", reason=reason)
         else:
             yield entry

@@ -13,7 +13,6 @@ from attrs import frozen
 from codex_kernel.errors import Problem
 from codex_kernel.installers import install_line
 from codex_kernel.metadata import normal
-from codex_kernel.option_types import did_you_mean
 from codex_kernel.options import option
 from codex_kernel.structure import structure
 from codex_kernel.yaml_reader import Node, child_path, shown
@@ -90,15 +89,21 @@ def _parse(text: str) -> tuple[str, SpecifierSet] | None:
 
 def _fault(name: str, versions: SpecifierSet, text: str, catalog: Catalog) -> tuple[str, str] | None:
     """Return what is wrong and how to mend it; None where the distribution is there in a version that fits."""
+    import difflib
+
     from codex_kernel.catalog import known_plugins
 
     version = _installed(name, catalog)
     if version is None:
         known = {row.distribution for rows in known_plugins().values() for row in rows.values()}
-        slip = did_you_mean(name, sorted(known)) if normal(name) not in known else None
-        return f"{name} is not installed", slip or install_line(text.replace(" ", ""))
+        # Close enough to be a slip of the finger: all of them begin alike.
+        slips = (
+            [] if normal(name) in known else difflib.get_close_matches(normal(name), known, 1, cutoff=0.85)
+        )
+        hint = f"did you mean {slips[0]!r}?" if slips else install_line(text.replace(" ", ""))
+        return f"{name} is not installed", hint
     if not versions.contains(version, prereleases=True):
-        return f"{name} {version} is installed, {versions} is wanted", install_line(text.replace(" ", ""))
+        return f"{name} {version} is installed, {text} is needed", install_line(text.replace(" ", ""))
     return None
 
 

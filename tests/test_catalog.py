@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_kernel.catalog import GROUPS, Catalog, known_plugins
-from codex_kernel.errors import PluginError
+from codex_kernel.errors import InputError, PluginError
 from tests.toys import install
 
+ROOT = Path(__file__).resolve().parents[1]
 LOGGER = {"codex.loggers": {"mine": "mine:Mine"}}
 MINE = {"mine": ""}
 """A module for it: metadata alone would be stale."""
@@ -120,21 +123,45 @@ def test_an_unknown_name_gets_the_nearest_remedy(tmp_path: Path, kind: str, name
     assert error.value.remedy == remedy
 
 
-def test_the_bundled_index_names_exactly_the_first_party_plugins() -> None:
-    """Every plugin of ours outside the kernel is in the index, and nothing else."""
-    ours = {
-        (e.kind, e.name, e.distribution) for e in Catalog.scan().entries if e.distribution != "codex-kernel"
+def declared() -> set[tuple[str, str, str]]:
+    """Return (kind, name, distribution) of the entry points in this repository's pyproject files."""
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    projects = [
+        tomllib.loads(file.read_text())["project"]
+        for file in [ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]
+    ]
+    return {
+        (kinds[group], name, project["name"])
+        for project in projects
+        for group, names in project.get("entry-points", {}).items()
+        if group in kinds
+        for name in names
     }
+
+
+def test_the_bundled_index_names_exactly_the_first_party_plugins() -> None:
+    """What the repository's distributions declare is in the index, those of the kernel too, and nothing else."""
     index = {
         (kind, name, known.distribution)
         for kind, names in known_plugins().items()
         for name, known in names.items()
-        if known.distribution != "codex-kernel"
     }
-    assert index == {row for row in ours if row[2] in {home for _, _, home in index}}
-    assert {"codex-torch", "codex-hf", "codex-spm", "codex-mlflow", "codex-sysmon", "codex-clean"} == {
-        home for _, _, home in index
+    assert index == declared()
+
+
+def test_the_summaries_of_the_index_are_those_of_the_classes() -> None:
+    """A search over the index says what the listing says."""
+    ours = {
+        (e.kind, e.name): e.summary
+        for e in Catalog.scan().entries
+        if (e.kind, e.name, e.distribution) in declared()
     }
+    index = {
+        (kind, name): known.summary
+        for kind, names in known_plugins().items()
+        for name, known in names.items()
+    }
+    assert index == ours
 
 
 def test_broken_metadata_does_not_disturb_the_others(tmp_path: Path) -> None:
@@ -167,3 +194,216 @@ def test_any_entry_points_text_is_read_without_an_error(text: str) -> None:
     from codex_kernel.metadata import parse_entry_points
 
     assert all(kind in GROUPS for kind, _, _ in parse_entry_points(text))
+
+
+# ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_built_in_cannot_be_replaced_silently(tmp_path: Path) -> None:
+    """A distribution that has a built-in's name makes that name ambiguous: neither is used until one is picked."""
+    path = [str(tmp_path), *sys.path]
+    install(tmp_path, "codex-sneaky", {"codex.loggers": {"console": "sneaky:Mine"}}, modules={"sneaky": ""})
+    catalog = Catalog.scan(path)
+    with pytest.raises(PluginError, match=r"claimed by codex-kernel .+ and codex-sneaky 1\.0") as error:
+        catalog.find("logger", "console")
+    assert error.value.remedy == "write type: codex-kernel/console or codex-sneaky/console"
+    assert catalog.find("logger", "console", "codex-kernel").target.startswith("codex_kernel.builtin")
+
+
+def test_metadata_without_its_module_is_stale_and_claims_no_name(tmp_path: Path) -> None:
+    """What an interrupted uninstall leaves is told, and does not make the name of the living one ambiguous."""
+    install(tmp_path, "codex-gone", {"codex.loggers": {"mine": "gone:Mine"}})
+    install(tmp_path, "codex-mine", LOGGER, modules=MINE)
+    catalog = scan(tmp_path)
+    assert {e.distribution: e.status for e in catalog.entries} == {"codex-gone": "stale", "codex-mine": "ok"}
+    assert catalog.find("logger", "mine").distribution == "codex-mine"
+    with pytest.raises(PluginError, match="its module gone is not there, only ") as error:
+        catalog.find("logger", "mine", "codex-gone")
+    assert error.value.remedy == "pip uninstall codex-gone, or again: pip install codex-gone"
+
+
+def test_a_module_in_a_package_is_looked_for_without_importing_the_package(tmp_path: Path) -> None:
+    """`package.inner` is found, and `package.missing` is not, though importing the package would end the process."""
+    plugins = {"codex.loggers": {"there": "bomb.inner:A", "missing": "bomb.missing:A", "no-colon": "bomb"}}
+    install(tmp_path / "metadata", "codex-bomb", plugins)
+    package = tmp_path / "code" / "bomb"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import os; os._exit(9)")
+    (package / "inner.py").write_text("")
+    catalog = scan(tmp_path / "metadata", tmp_path / "code")
+    assert {e.name: e.status for e in catalog.entries} == {
+        "there": "ok",
+        "missing": "stale",
+        "no-colon": "stale",
+    }
+
+
+def test_a_requirement_of_an_extra_is_none_of_the_plugin(tmp_path: Path) -> None:
+    """Only what the distribution itself needs of codex-kernel decides; several such lines hold together."""
+    metadata = install(tmp_path, "codex-mine", LOGGER, requires="codex-kernel>=0.1", modules=MINE)
+    lines = "Requires-Dist: codex-kernel[testing]>=9; extra == 'test'\nRequires-Dist: codex-kernel<0.2\n\n"
+    text = (metadata / "METADATA").read_text()
+    (metadata / "METADATA").write_text(text.replace("\n\n", f"\n{lines}", 1))
+    (entry,) = scan(tmp_path).entries
+    assert (entry.kernel_requirement, entry.status) == (">=0.1,<0.2", "ok")
+
+
+def test_each_verdict_has_a_reason(tmp_path: Path) -> None:
+    """A status other than ok says why in a sentence."""
+    install(tmp_path / "a", "codex-aaa", LOGGER, modules=MINE)
+    install(tmp_path / "b", "codex-aaa", LOGGER, version="0.9", modules=MINE)
+    install(tmp_path / "a", "codex-zzz", LOGGER, modules=MINE)
+    install(tmp_path / "a", "codex-new", LOGGER, modules=MINE, requires="codex-kernel>=9")
+    told = {
+        (e.distribution, e.version): (e.status, e.reason)
+        for e in scan(tmp_path / "a", tmp_path / "b").entries
+    }
+    assert told == {
+        ("codex-aaa", "1.0"): (
+            "claimed twice",
+            "also claimed by codex-new 1.0 and codex-zzz 1.0: write codex-aaa/mine",
+        ),
+        ("codex-aaa", "0.9"): ("shadowed", f"codex-aaa 1.0 in {tmp_path / 'a'} comes earlier on the path"),
+        ("codex-new", "1.0"): ("incompatible", "needs codex-kernel>=9, this is 0.1.0"),
+        ("codex-zzz", "1.0"): (
+            "claimed twice",
+            "also claimed by codex-aaa 1.0 and codex-new 1.0: write codex-zzz/mine",
+        ),
+    }
+
+
+# ── what may be used ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_variable_names_the_distributions_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset: all; a list: those and the kernel; empty: the kernel's alone. Names are compared as packaging does."""
+
+    def usable() -> set[str]:
+        return {e.distribution for e in Catalog.scan().entries if e.status == "ok"}
+
+    monkeypatch.delenv("CODEX_PLUGINS", raising=False)
+    everything = usable()
+    monkeypatch.setenv("CODEX_PLUGINS", "Codex_Torch, codex.spm")
+    assert usable() == {"codex-kernel", "codex-torch", "codex-spm"} < everything
+    monkeypatch.setenv("CODEX_PLUGINS", "")
+    assert usable() == {"codex-kernel"}
+
+
+def test_an_allow_list_decides_between_two_claimants(tmp_path: Path) -> None:
+    """A distribution that is left out claims nothing; an allow-list within another never widens it."""
+    install(tmp_path, "codex-aaa", LOGGER, modules=MINE)
+    install(tmp_path, "codex-zzz", LOGGER, modules=MINE)
+    catalog = scan(tmp_path).allowing(["codex-zzz"], "CODEX_PLUGINS=codex-zzz")
+    assert catalog.find("logger", "mine").distribution == "codex-zzz"
+    assert catalog.names("logger") == ["mine"]
+    nothing = catalog.allowing(["codex-aaa"], "plugins.allow")
+    assert {e.distribution: e.reason for e in nothing.entries} == {
+        "codex-aaa": "CODEX_PLUGINS=codex-zzz leaves codex-aaa out",
+        "codex-zzz": "plugins.allow leaves codex-zzz out",
+    }
+    with pytest.raises(PluginError, match=r"logger 'mine' .+ leaves .+ out") as error:
+        nothing.find("logger", "mine", "codex-zzz")
+    assert error.value.remedy == "add codex-zzz to it"
+
+
+PYPROJECT = """\
+[project]
+name = "codex-mine"
+version = "2.0"
+description = "Mine, in work"
+dependencies = ["codex-kernel>=0.1,<0.2"]
+
+[project.entry-points."codex.loggers"]
+mine = "codex_mine:Mine"
+"""
+
+
+def local(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> Catalog:
+    """Scan as `codex` does, with these folders named by the variable; `sys.path` is put back afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("CODEX_PLUGIN_PATH", os.pathsep.join(map(str, folders)))
+    return Catalog.scan()
+
+
+@pytest.mark.parametrize("layout", ["src", "."])
+def test_a_project_that_is_not_installed_is_found_by_its_pyproject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Its modules lie in `src` or beside the file; the standard library comes before them, what is installed after."""
+    (tmp_path / layout).mkdir(exist_ok=True)
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / layout / "codex_mine.py").write_text("")
+    entry = local(monkeypatch, tmp_path).find("logger", "mine")
+    assert (str(entry), entry.status) == ("logger 'mine' (codex-mine 2.0)", "ok")
+    assert (entry.metadata, entry.kernel_requirement) == (tmp_path, ">=0.1,<0.2")
+    place = sys.path.index(str(tmp_path / layout))
+    assert place < next(i for i, folder in enumerate(sys.path) if folder.endswith("site-packages"))
+    assert place > sys.path.index(os.path.dirname(os.__file__))  # noqa: PTH120
+
+
+def test_a_project_in_work_wins_over_an_installed_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one named on the command line is meant; the other is told as shadowed."""
+    project, site = tmp_path / "project", tmp_path / "site"
+    install(site, "codex-mine", LOGGER, modules=MINE)
+    project.mkdir()
+    (project / "pyproject.toml").write_text(PYPROJECT)
+    (project / "codex_mine.py").write_text("")
+    monkeypatch.syspath_prepend(site)
+    catalog = local(monkeypatch, project)
+    assert {e.version: e.status for e in catalog.entries if e.name == "mine"} == {
+        "2.0": "ok",
+        "1.0": "shadowed",
+    }
+
+
+def test_a_folder_of_installed_things_only_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder as `pip install --target` fills it comes last: what is installed, codex-kernel above all, stays."""
+    target = tmp_path / "target"
+    install(target, "codex-mine", LOGGER, modules=MINE)
+    install(
+        target,
+        "codex-kernel",
+        {"codex.loggers": {"console": "evil:Mine"}},
+        version="9.0",
+        modules={"evil": ""},
+    )
+    catalog = local(monkeypatch, target)
+    assert catalog.find("logger", "mine").status == "ok"
+    assert catalog.find("logger", "console").version != "9.0"
+    assert sys.path[-1] == str(target)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no folder"),
+        ("[project", "pyproject.toml: Expected"),
+        ("[project]\nversion = '1'\n", "expected [project] with a name"),
+        ("project = 1\n", "expected [project] with a name"),
+        ("[project]\nname = 'x'\nentry-points = 1\n", "expected [project] with a name"),
+    ],
+)
+def test_a_wrong_plugin_path_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, message: str
+) -> None:
+    """A folder that is not there, or a pyproject.toml that cannot be read, is named with the way out."""
+    folder = tmp_path / "project"
+    if text is not None:
+        folder.mkdir()
+        (folder / "pyproject.toml").write_text(text)
+    with pytest.raises(InputError) as error:
+        local(monkeypatch, folder)
+    assert message in str(error.value)
+    assert error.value.remedy
+
+
+def test_a_project_without_its_module_is_told_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry is stale, and the remedy is in the project."""
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT.replace('version = "2.0"', 'dynamic = ["version"]'))
+    with pytest.raises(PluginError, match=r"its module codex_mine is neither in .+ nor in ") as error:
+        local(monkeypatch, tmp_path).find("logger", "mine")
+    assert error.value.remedy == f"mend the entry point in {tmp_path / 'pyproject.toml'}"
