@@ -14,7 +14,7 @@ from typing import Any
 from codex_kernel.api import PLUGIN_API
 from codex_kernel.errors import PluginError
 from codex_kernel.metadata import KERNEL, Entry, normal
-from codex_kernel.plugin_project import Project, read_project
+from codex_kernel.plugin_project import FILE_NAME, Project, read_project
 from codex_kernel.static_file import SCHEMA_VERSION, PluginDescription, look_up
 
 __all__ = [
@@ -60,21 +60,24 @@ def describe(entry: Entry) -> PluginDescription:
     return read(entry) or imported(entry)
 
 
-def class_without_code(entry: Entry) -> type:
+def class_without_code(entry: Entry) -> type | None:
     """Return a class that has the options of a plugin, made of its static manifest: nothing of it is imported.
 
-    It is the class itself where there is no such file, or none that can be believed, and of the kernel's own plugins.
+    None where there is no such file, or none that can be believed, and for the kernel's own plugins, which may be
+    imported. Raises PluginError where the options in the file are not of the form that codex writes.
     """
-    from codex_kernel.loading import load
     from codex_kernel.schema_types import class_of
 
     described = None if normal(entry.distribution) == KERNEL else read(entry)
     if described is None:
-        return load(entry)
+        return None
     try:
         return class_of(described.options)
-    except PluginError:  # made by another version, or by hand
-        return load(entry)
+    except PluginError as error:
+        raise PluginError(
+            f"the {FILE_NAME} of {entry.distribution} {entry.version} is not used for {entry.name!r}: {error.message}",
+            remedy=error.remedy,
+        ) from error
 
 
 def imported(entry: Entry) -> PluginDescription:

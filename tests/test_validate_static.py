@@ -123,6 +123,16 @@ def test_a_bad_file_is_a_warning_and_the_plugin_is_imported(tmp_path, content):
     assert "asked" in workplace.codex("validate", "bomb.yaml").err
 
 
+def test_options_of_another_form_are_a_warning_and_the_plugin_is_imported(tmp_path):
+    """Nothing of them becomes code."""
+    content = manifest_of("codex-bomb", [("logger", "bomb", "codex_bomb:Bomb", Bomb)])
+    content["plugins"][0]["options"]["properties"] = {"every=print('caught')": {"type": "integer"}}
+    said = bombed(tmp_path, ASKS, content).codex("validate", "bomb.yaml")
+    assert "the codex-plugin.json of codex-bomb 1.0 is not used for 'bomb'" in said.err
+    assert "the sink is not there" in said.err
+    assert "Traceback" not in said.err
+
+
 def test_a_bad_file_of_a_plugin_that_cannot_be_imported_is_an_error_of_the_plugin(tmp_path):
     """Exit code 7, and the plugin's name."""
     workplace = bombed(tmp_path, "raise RuntimeError('broken')\n", "{")

@@ -91,11 +91,18 @@ def _is_code(chosen: Chosen) -> bool:
 
 def _class_of(entry: Entry) -> type:
     """Return the class of a plugin, without its code where its static manifest can be believed; say where it cannot."""
+    from codex_kernel.errors import PluginError
+    from codex_kernel.loading import load
     from codex_kernel.static_manifest import class_without_code, fault
 
     if wrong := fault(entry):
         _warn(wrong)
-    return class_without_code(entry)
+    try:
+        described = class_without_code(entry)
+    except PluginError as error:
+        _warn(error.message)
+        described = None
+    return described or load(entry)
 
 
 @functools.cache
