@@ -11,11 +11,14 @@ from typing import Any
 
 import click
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codex_kernel.catalog import Catalog
 from codex_kernel.cli import codex
 from codex_kernel.cli.flags import Flags, take
+from codex_kernel.cli.plugin_commands import against
 from codex_kernel.errors import PluginError
 from tests.command import Workplace, toy_workplace
 from tests.docs.test_tutorials import environment
@@ -127,6 +130,13 @@ def test_a_command_has_the_help_that_click_makes_of_it(workplace: Workplace) -> 
     assert said.out.startswith("Usage: codex greet [OPTIONS] NAME\n\n  Say good day.\n")
 
 
+def test_a_plugin_path_that_is_not_there_does_not_take_the_help_away(workplace: Workplace) -> None:
+    """It is told in the place of the commands."""
+    lost = evolve(workplace, variables={"CODEX_PLUGIN_PATH": "/no/such/folder"})
+    said = lost.codex("--help")
+    assert (said.code, "there is no folder /no/such/folder" in " ".join(said.out.split())) == (0, True)
+
+
 # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -226,6 +236,13 @@ def test_a_plugin_cannot_replace_a_built_in_command(workplace: Workplace) -> Non
     assert (workplace.folder / "manifest.yaml").exists()
     assert "codex-thief" not in workplace.codex("--help").out
     assert workplace.codex("codex-thief/init", "you").out == "good day, you\n"
+    entries = Catalog.scan([str(workplace.site)]).entries
+    (thief,) = [entry for entry in against(["init"], entries) if entry.distribution == "codex-thief"]
+    assert (thief.status, thief.reason) == (
+        "built in",
+        "codex init is a command of its own: call this one as codex codex-thief/init",
+    )
+    assert [entry.status for entry in against(["run"], entries)] == ["ok"] * len(entries)
 
 
 def test_a_name_that_two_distributions_claim_is_an_error_where_it_is_called(workplace: Workplace) -> None:

@@ -113,8 +113,13 @@ class LazyCommands(click.Group):
                 formatter.write_dl(list(commands.items()))
         if _plugins_have_commands():
             from codex_kernel.cli.plugin_commands import help_lines
+            from codex_kernel.errors import CodexError
 
-            if lines := help_lines(self.list_commands(ctx)):
+            try:
+                lines = help_lines(self.list_commands(ctx))
+            except CodexError as error:  # a folder that is not there: no reason to have no help
+                lines = [("-", error.message)]
+            if lines:
                 with formatter.section("From plugins"):
                     formatter.write_dl(lines)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -17,6 +17,8 @@ from codex_kernel.errors import CodexError, PluginError
 from codex_kernel.metadata import normal
 
 KIND = "command"
+CALLED = ("ok", "older", "claimed twice")
+"""Statuses of commands that can be called, by their full name at least."""
 _KEPT = (CodexError, click.ClickException, click.Abort, click.exceptions.Exit, KeyboardInterrupt, SystemExit)
 """What a command may raise and mean it: errors that explain themselves, exit codes, Ctrl-C."""
 
@@ -26,13 +28,22 @@ def help_lines(built_in: Collection[str]) -> list[tuple[str, str]]:
     from codex_kernel import static_manifest
 
     lines = []
-    for entry in Catalog.scan().entries:
-        if entry.kind != KIND or entry.status in {*UNUSABLE, "incompatible"} or entry.name in built_in:
-            continue
-        name = entry.full_name if entry.status == "claimed twice" else entry.name
-        described = static_manifest.read(entry)
-        lines.append((name, described.summary if described else entry.summary))
+    for entry in against(built_in, Catalog.scan().entries):
+        if entry.kind == KIND and entry.status in CALLED:
+            name = entry.full_name if entry.status == "claimed twice" else entry.name
+            described = static_manifest.read(entry)
+            lines.append((name, described.summary if described else entry.summary))
     return lines
+
+
+def against(built_in: Collection[str], entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield entries, those of commands that have the name of a built-in one with a status that says so."""
+    for entry in entries:
+        if entry.kind == KIND and entry.name in built_in and entry.status in CALLED:
+            reason = f"codex {entry.name} is a command of its own: call this one as codex {entry.full_name}"
+            yield entry._replace(status="built in", reason=reason)
+        else:
+            yield entry
 
 
 def names(built_in: Collection[str]) -> list[str]:
