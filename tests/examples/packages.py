@@ -25,7 +25,7 @@ evaluate: {every_steps: 60, metrics: [perplexity, bits-per-byte]}
 
 
 def workplace_of(folder: Path, **variables: str) -> Workplace:
-    """Make a workplace with the example packages and `small.yaml`, a manifest that uses all of them; torch is a trap."""
+    """Make a workplace with the example packages and `small.yaml`, which uses all of them; torch is a trap."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = os.pathsep.join(str(EXAMPLES / name) for name in PACKAGES)
     made = evolve(Workplace(folder), variables={"CODEX_PLUGIN_PATH": paths, **variables})

@@ -117,8 +117,16 @@ def test_the_kernels_metrics_are_right(workplace):
 
 
 def test_the_logger_mirrors_the_run(workplace):
-    """The event files have the numbers of `metrics.ndjson`, all of them, in their order, once."""
-    assert numbers(workplace.folder / "whole") == told(workplace.folder / "whole")
+    """The event files have the numbers of `metrics.ndjson`, all of them, in their order, once, and the settings."""
+    folder = workplace.folder / "whole"
+    assert numbers(folder) == told(folder)
+    shown = {read.tag: (read.step, read.value) for read in event_reader().read(folder / "tensorboard")}
+    assert shown["settings"][0] == 0
+    assert "| trainer.global_batch_size | 8 |" in shown["settings"][1]
+    assert shown["events/outcome"][1].startswith("completed: ")
+    assert {"_hparams_/session_start_info", "_hparams_/session_end_info", "events/checkpoint_saved"} <= set(
+        shown
+    )
 
 
 @pytest.mark.parametrize("percent", [20, 70])

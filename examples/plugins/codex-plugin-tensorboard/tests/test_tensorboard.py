@@ -50,6 +50,9 @@ def started(run, **options):
     """Start a run with a logger and return its hooks."""
     LEFT.append(TensorBoardLogger(**options))
     hooks = hooks_of(LEFT[-1])
+    hooks.codex_event(
+        run=run, name="run_started", fields={"command": ["codex"]}
+    )  # as the kernel does, before the hook
     hooks.codex_run_started(run=run, settings={"name": "toy", "trainer.lr": 1e-3, "trainer.resume": True})
     return hooks
 
@@ -120,6 +123,7 @@ def test_settings_are_a_table_and_hyperparameters(tmp_path):
     run = make_run(tmp_path)
     started(run).codex_run_finished(run=run, outcome=DONE)
     values = {value.tag: value.value for value in read(run)}
+    assert [value.step for value in read(run) if value.tag == "settings"] == [0]
     assert "| trainer.lr | 0.001 |" in values["settings"]
     session = event_reader.fields(values["_hparams_/session_start_info"])[3][0]
     entries = [event_reader.fields(entry) for entry in event_reader.fields(session)[1]]
@@ -144,7 +148,7 @@ def test_events_are_texts_at_their_step(tmp_path):
     assert texts["events/warning"] == (2, "disk nearly full\n\nand now it is")
     assert texts["events/checkpoint_failed"] == (2, '`{"step": 2, "reason": "no room"}`')
     assert texts["events/checkpoint_saved"][1].endswith("step-2`, 1,000 bytes")
-    assert texts["events/run_finished"] == (3, "completed: all 3 steps done")
+    assert texts["events/outcome"] == (3, "completed: all 3 steps done")
 
 
 def test_events_may_be_left_out(tmp_path):

@@ -41,7 +41,7 @@ class TensorBoardLogger:
     _files: EventFiles | None = field(init=False, default=None)
     _step: int = field(init=False, default=0)
     _texts: dict[str, tuple[int, str]] = field(init=False, factory=dict)
-    _waiting: list[tuple[str, str]] | None = field(init=False, default=None)
+    _waiting: list[tuple[str, str]] | None = field(init=False, default=None)  # texts of a run that goes on
 
     @hookimpl
     def codex_preflight(self) -> Iterator[str]:
@@ -57,9 +57,7 @@ class TensorBoardLogger:
         from codex_tensorboard import messages
 
         files = self._opened(run)
-        if files.paths():
-            self._waiting = []
-        else:
+        if self._waiting is None:
             for summary in messages.hyperparameters(dict(settings), METRICS, time.time()):
                 files.add(0, summary)
         self._tell(run, "settings", table(settings))
@@ -100,7 +98,7 @@ class TensorBoardLogger:
         self._step = max(self._step, outcome.steps)
         self._go_on(run)
         if self.events:
-            self._tell(run, "events/run_finished", f"{outcome.status}: {outcome.reason}")
+            self._tell(run, "events/outcome", f"{outcome.status}: {outcome.reason}")
         files = self._opened(run)
         files.add(self._step, messages.session_end(well=outcome.exit_code == 0, now=time.time()))
         files.close()
@@ -114,7 +112,8 @@ class TensorBoardLogger:
         self._go_on(run)
 
     def _go_on(self, run: RunContext) -> None:
-        """Write what has waited until the step was known."""
+        """Write what has waited until it was known at which step the run goes on."""
+        self._opened(run)
         waiting, self._waiting = self._waiting, None
         for tag, told in waiting or []:
             self._tell(run, tag, told)
@@ -126,13 +125,14 @@ class TensorBoardLogger:
         """
         from codex_tensorboard import messages
 
+        files = self._opened(run)
         if self._waiting is not None:
             self._waiting.append((tag, told))
             return
         step, before = self._texts.get(tag, (-1, ""))
         whole = f"{before}\n\n{told}" if step == self._step and tag != "settings" else told
         self._texts[tag] = (self._step, whole)
-        self._opened(run).add(self._step, messages.text(tag, whole))
+        files.add(self._step, messages.text(tag, whole))
 
     def _opened(self, run: RunContext) -> EventFiles:
         if self._files is None:
@@ -141,6 +141,7 @@ class TensorBoardLogger:
             if problem := misplaced(self.folder):
                 raise InputError(problem, remedy="use a folder inside the run's, or an absolute one")
             self._files = EventFiles(place(self.folder, run), self.flush_seconds)
+            self._waiting = [] if self._files.paths() else None
         return self._files
 
 
@@ -167,7 +168,7 @@ def table(settings: Mapping[str, object]) -> str:
 
 def cell(value: object) -> str:
     """Return a value as it can stand in a cell."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return ("null" if value is None else str(value)).replace("|", "\\|").replace("\n", " ")
 
 
 def code(words: str) -> str:

@@ -127,7 +127,7 @@ def _value(setting: object) -> tuple[int, Any]:
         return 2, of_value(bool_value=setting)
     if isinstance(setting, int | float):
         return 3, of_value(number_value=float(setting))
-    return 1, of_value(string_value=_utf8(str(setting)))
+    return 1, of_value(string_value=_utf8("null" if setting is None else str(setting)))
 
 
 def _of_hparams(tag: str, **content: Any) -> Any:
