@@ -196,12 +196,12 @@ def unmet(distributions: Sequence[Distribution], plugins: Collection[str]) -> tu
 
 
 def _unmet(owner: Distribution, wanted: Requirement, by_name: Mapping[str, Distribution]) -> Finding | None:
-    """Return what is wrong where a requirement is not met."""
+    """Return what is wrong where a requirement is not met; the catalog judges which kernel a plugin wants."""
     there = by_name.get(normal(wanted.name))
     requirement = f"{wanted.name}{wanted.specifier}"
     if there is None:
         message = f"needs {requirement}, which is not installed"
-    elif there.version and not _contains(wanted, there.version):
+    elif there.name != KERNEL and there.version and not _contains(wanted, there.version):
         message = f"needs {requirement}, and {there.version} is installed"
     else:
         return None
