@@ -24,6 +24,7 @@ from codex_kernel.installers import install_line
 from codex_kernel.metadata import Entry, source_file
 
 Row = Mapping[str, Any]
+Rows = Mapping[tuple[str, str], Row]
 
 
 def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -41,11 +42,11 @@ def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def changed(before: Iterable[Row], now: Iterable[Row]) -> Iterator[str]:
-    """Yield one line for each plugin of both that is not the same; the manifest says which are in one alone."""
-    old = _by_name(before)
-    for key, row in _by_name(now).items():
-        if difference := _between(old.get(key), row):
-            yield difference
+    """Yield a line for each plugin of both that is not the same, and one for each distribution whose files are not.
+
+    Which plugins are in one of them alone, the manifest says.
+    """
+    yield from (text for text, _ in _changes(_by_name(before), _by_name(now)))
 
 
 def check(path: Path, now: Sequence[Row]) -> None:
@@ -59,16 +60,9 @@ def check(path: Path, now: Sequence[Row]) -> None:
         (f"{_named(key)} is not used here", None) for key in old if key not in new
     ]
     faults += [(f"{_named(key)} is not in the lock", None) for key in new if key not in old]
-    faults += [
-        (text, _remedy(old[key], row)) for key, row in new.items() if (text := _between(old.get(key), row))
-    ]
+    faults += _changes(old, new)
     if faults:
         raise ManifestError([Problem(str(file), "", text, hint, plugin=True) for text, hint in faults])
-
-
-def _remedy(was: Row, row: Row) -> str | None:
-    """Return the line that brings the version of a lock; None where the version is not what differs."""
-    return None if _version(was) == _version(row) else install_line("==".join(_version(was)))
 
 
 def _read(path: Path) -> tuple[Path, list[Row]]:
@@ -91,7 +85,7 @@ def _read(path: Path) -> tuple[Path, list[Row]]:
 # ── one plugin ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_name(listed: Iterable[Row]) -> dict[tuple[str, str], Row]:
+def _by_name(listed: Iterable[Row]) -> Rows:
     return {(row["kind"], row["name"]): row for row in listed}
 
 
@@ -103,26 +97,36 @@ def _named(key: tuple[str, str]) -> str:
     return f"{key[0]} {key[1]!r}"
 
 
-def _between(was: Row | None, row: Row) -> str:
-    """Say how a plugin differs from what it was; "" where it does not, or was not there.
+def _changes(old: Rows, new: Rows) -> Iterator[tuple[str, str | None]]:
+    """Yield (what differs, the line that mends it) between the plugins that both have."""
+    files: dict[str, list[str]] = {}
+    for key, row in new.items():
+        was = old.get(key)
+        if was is None:
+            continue
+        if _version(was) != _version(row):
+            told = f"{_named(key)} was {' '.join(_version(was))}, is {' '.join(_version(row))}"
+            yield told, install_line("==".join(_version(was)))
+        elif was.get("target", row["target"]) != row["target"]:
+            yield f"{_named(key)} ({' '.join(_version(row))}) was {was['target']}, is {row['target']}", None
+        elif difference := _other_files(was, row):
+            files.setdefault(f"{' '.join(_version(row))} {difference}", []).append(_named(key))
+    for told, names in files.items():
+        yield f"{told}: {', '.join(names)}", None
+
+
+def _other_files(was: Row, row: Row) -> str:
+    """Say how the files of a distribution differ; "" where they do not.
 
     An older lock says less, and is held to what it says.
     """
-    if was is None:
-        return ""
-    name = _named((row["kind"], row["name"]))
-    if _version(was) != _version(row):
-        return f"{name} was {' '.join(_version(was))}, is {' '.join(_version(row))}"
     # The record has the installer's own files too, so it is held only against a lock without the better hash.
     files = "files_sha256" if "files_sha256" in was else "record_sha256"
-    who = f"{name} ({' '.join(_version(row))})"
-    if was.get("target", row["target"]) != row["target"]:
-        return f"{who} was {was['target']}, is {row['target']}"
     if all(was.get(key, row[key]) == row[key] for key in (files, "source_sha256")):
         return ""
     if was.get("direct_url", row["direct_url"]) != row["direct_url"]:
-        return f"{who} was installed from {_from(was['direct_url'])}, is from {_from(row['direct_url'])}"
-    return f"{who} has the same version, but its files were changed"
+        return f"was installed from {_from(was['direct_url'])}, is from {_from(row['direct_url'])}"
+    return "has the same version, but its files were changed"
 
 
 def _from(direct: Mapping[str, Any] | None) -> str:

@@ -93,11 +93,11 @@ EDITABLE = {"url": "file:///x", "dir_info": {"editable": True}}
         ({"version": "2"}, "logger 'mine' was d 1, is d 2"),
         ({"distribution": "e"}, "logger 'mine' was d 1, is e 1"),
         ({"target": "m:B"}, "logger 'mine' (d 1) was m:A, is m:B"),
-        ({"files_sha256": "g"}, "logger 'mine' (d 1) has the same version, but its files were changed"),
+        ({"files_sha256": "g"}, "d 1 has the same version, but its files were changed: logger 'mine'"),
         ({"record_sha256": "s"}, None),
         (
             {"files_sha256": None, "source_sha256": "s", "direct_url": EDITABLE},
-            "logger 'mine' (d 1) was installed from an index, is from file:///x (editable)",
+            "d 1 was installed from an index, is from file:///x (editable): logger 'mine'",
         ),
         ({"direct_url": {"url": "file:///w.whl"}}, None),
     ],
@@ -129,8 +129,8 @@ def test_a_silent_change_of_a_plugins_files_is_told_when_the_run_goes_on(tmp_pat
     said = made.codex("resume", "run", *more)
     assert said.code == 0, said.err
     told = (
-        "plugin changed since the run began: logger 'mine' (codex-mine 1.0) has the same version, "
-        "but its files were changed"
+        "plugin changed since the run began: codex-mine 1.0 has the same version, but its files were "
+        "changed: logger 'mine'"
     )
     assert told in said.err
     assert told in (tmp_path / "run" / "events.ndjson").read_text()
@@ -165,8 +165,8 @@ def test_a_run_with_other_plugins_is_refused_before_anything_is_built_with_all_d
     assert said.err.splitlines() == [
         f"{other}: adapter 'elsewhere' is not used here",
         f"{other}: dataset 'toy' is not in the lock",
-        f"{other}: trainer 'toy' (codex-toys 1.0) has the same version, but its files were changed",
         f"{other}: logger 'mine' was codex-mine 0.9, is codex-mine 1.0 (pip install codex-mine==0.9)",
+        f"{other}: codex-toys 1.0 has the same version, but its files were changed: trainer 'toy'",
         "error: 4 problems found, nothing was run",
     ]
     assert not (tmp_path / "never").exists()
