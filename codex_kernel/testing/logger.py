@@ -107,7 +107,7 @@ class LoggerContract(PluginContract):
         hooks = self.start(run)
         hooks.codex_metrics(run=run, step=1, metrics={}, split="train", progress=Progress(1, None, 0.0, 1, 1))
         hooks.codex_metrics(
-            run=run, step=2, metrics=RECORD, split="train", progress=Progress(2, None, 0.0, 2, 2)
+            run=run, step=2, metrics=dict(RECORD), split="train", progress=Progress(2, None, 0.0, 2, 2)
         )
         hooks.codex_run_finished(run=run, outcome=COMPLETED)
 
