@@ -29,6 +29,7 @@ from codex_kernel.loading import load
 from codex_kernel.manifest import EvaluateSection, LoggerOptions, RunOptions
 from codex_kernel.option_types import Option, in_words, members, options_of
 from codex_kernel.options import Secret
+from codex_kernel.requirements import PluginsOptions
 from codex_kernel.structure import unstructure
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -195,6 +196,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "plugins": plugins,
     "run options": lambda: options_table(RunOptions),
+    "plugins options": lambda: options_table(PluginsOptions),
     "data options": lambda: options_table(DataOptions),
     "evaluate options": lambda: options_table(EvaluateSection),
     "logger options": lambda: options_table(LoggerOptions),
