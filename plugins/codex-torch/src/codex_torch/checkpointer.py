@@ -112,7 +112,8 @@ class FolderCheckpointer:
         """Copy the state and write it behind the caller's back; with `wait` write it now.
 
         One that is there and whole stays as it is. Then those that need not be kept are deleted. Raises StorageError
-        with `wait`, where it cannot be written; without, that is a warning and an event.
+        with `wait`, where it cannot be written; without, that is a warning and an event. Raises PluginError for tensors
+        that are not torch's.
         """
         self._refuse_if_read_only()
         if not wait:
@@ -122,6 +123,7 @@ class FolderCheckpointer:
         self._last_save = self.clock()
         if self._is_saved(step):
             return
+        self._refuse_others(state)
         metrics = dict(metrics)
         if wait:
             self._write(step, commit.prepare(state), metrics)
@@ -129,6 +131,11 @@ class FolderCheckpointer:
             self._start(step, commit.prepare(self._copied(state)), metrics)
         else:
             self._write_or_warn(step, commit.prepare(state), metrics)
+
+    def _refuse_others(self, state: CheckpointState) -> None:
+        from codex_torch import tensor_file  # brings torch
+
+        tensor_file.refuse_others(state.tensors)
 
     def _copied(self, state: CheckpointState) -> CheckpointState:
         if self._staging is None:

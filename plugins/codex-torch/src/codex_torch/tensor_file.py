@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codex_kernel import StorageError
+from codex_kernel import PluginError, StorageError
 
 _DTYPES = {
     torch.float64: "F64",
@@ -53,6 +53,18 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
 def _bytes_of(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
+
+
+def refuse_others(files: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise PluginError where something among the tensors is no torch tensor: it is of a trainer without torch."""
+    for file, tensors in files.items():
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor):
+                kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+                raise PluginError(
+                    f"checkpointer 'safetensors' keeps torch tensors, got {kind} for {name!r} of {file}",
+                    remedy="name another checkpointer in the manifest; the trainer's documentation says which",
+                )
 
 
 def size_bytes(tensors: Mapping[str, Tensor]) -> int:
