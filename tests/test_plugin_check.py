@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from described import manifest_of, put
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,11 @@ def entry(site: Path, module: str, kind: str = "logger", **settings: str) -> Ent
     install(
         site, "codex-one", {group: {"one": "codex_one:Plugin"}}, modules={"codex_one": module}, **settings
     )
+    return entry_now()
+
+
+def entry_now() -> Entry:
+    """Return the entry of that distribution as it is now."""
     return next(e for e in Catalog.scan().entries if e.distribution == "codex-one")
 
 
@@ -161,7 +167,7 @@ def test_a_plugin_that_prints_is_warned_of(site: Path) -> None:
         ("    @hookimpl\n", "", "has codex_metrics without @hookimpl"),
         ("every: int = 10", "every: int = option(0, ge=1, help='Steps.')", "0, is out of its bounds"),
         ("every: int = 10", "every: 'Nowhere' = 10", "its type 'Nowhere' cannot be resolved"),
-        ("every: int = 10", "codex_capabilities = ('flight',)", "codex_capabilities is ('flight',)"),
+        ("every: int = 10", "codex_capabilities = ('flight',)", "codex_capabilities"),
     ],
 )
 def test_a_class_that_breaks_its_contract_is_broken(site: Path, old: str, new: str, fault: str) -> None:
@@ -200,6 +206,33 @@ def test_a_good_plugin_tells_what_it_costs(site: Path) -> None:
     assert found.heaviest[0].package == "weighty"
     row = found.as_json()
     assert (row["hooks"], row["static_manifest"], row["verdict"]) == (["codex_metrics"], "absent", "ok")
+
+
+@pytest.mark.parametrize(("text", "found"), [(GOOD, "fresh"), (GOOD.replace("10", "11"), "stale")])
+def test_a_static_manifest_is_compared_with_the_code(site: Path, text: str, found: str) -> None:
+    """One that says something else than the class is a fault: options would be checked by it."""
+    one = entry(site, GOOD)
+    description = check_one(one).description
+    assert description is not None
+    row = {name: description[name] for name in ("kind", "name", "target", "summary", "hooks", "capabilities")}
+    plugins = [{**row, "options": description["options"]}]
+    put(one.metadata, {**manifest_of("codex-one", []), "plugins": plugins}, "codex_one.codex-plugin.json")
+    (site / "codex_one.py").write_text(text)
+    checked = check_one(entry_now())
+    assert (checked.static, checked.faults) == (
+        found,
+        () if found == "fresh" else ("its static manifest has other options than its code",),
+    )
+    assert (checked.remedy is not None) == (found == "stale")
+
+
+def test_a_static_manifest_that_is_not_believed_is_warned_of(site: Path) -> None:
+    """Its distribution works as one without does."""
+    one = entry(site, GOOD)
+    put(one.metadata, "{", "codex_one.codex-plugin.json")
+    checked = check_one(entry_now())
+    assert (checked.verdict, checked.static) == ("warning", "absent")
+    assert "its static manifest is not believed" in checked.warnings[0]
 
 
 def test_a_command_must_be_one_of_click(site: Path) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 
 import click
 import pytest
+from attrs import frozen
+from described import manifest_of, put
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_kernel.cli.plugins import COMMANDS, plugins
 from codex_kernel.cli.plugins_origin import in_words
+from codex_kernel.options import option
 from tests.command import Workplace, toy_workplace
 from tests.docs.test_tutorials import environment
 from tests.docs.tutorial import play
@@ -204,6 +207,27 @@ def test_a_plugin_is_shown(workplace: Workplace) -> None:
     assert (shown["id"], shown["described_by"]) == ("codex-mine/logger:mine", "code")
     schema = json.loads(workplace.codex("plugins", "show", "mine", "--schema").out)
     assert schema == shown["options"]
+
+
+def test_a_plugin_with_a_static_manifest_is_shown_without_its_code(workplace: Workplace) -> None:
+    """Its module would end the process that imports it."""
+
+    @frozen
+    class Far:
+        depth: int = option(2, ge=1, help="Levels.")
+
+    far = ("logger", "far", "codex_far:Far", Far)
+    module = {"codex_far": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"}
+    metadata = install(
+        workplace.site, "codex-far", {"codex.loggers": {"far": "codex_far:Far"}}, modules=module
+    )
+    put(metadata, manifest_of("codex-far", [far]), "codex_far.codex-plugin.json")
+    said = workplace.codex("plugins", "show", "far")
+    assert said.code == 0, said.err
+    assert "its static manifest" in said.out
+    assert "made for 1.1" in said.out
+    assert "depth   an integer  2        ≥ 1     Levels." in said.out
+    assert told(workplace, "show", "far")["described_by"] == "static manifest"
 
 
 def test_a_name_of_several_plugins_lists_them(workplace: Workplace) -> None:

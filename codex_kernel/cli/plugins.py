@@ -6,7 +6,6 @@ One rule: its help imports none of its commands; `codex_kernel.cli.plugins_<name
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 
 import click
 
@@ -27,28 +26,23 @@ class PluginCommands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""
-        folder = Path(__file__).parent
-        return [name for name in COMMANDS if (folder / f"{_module(name)}.py").exists()]
+        return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a command; None where there is none of that name."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"codex_kernel.cli.{_module(cmd_name)}")
-        name = "list_" if cmd_name == "list" else cmd_name.replace("-", "_")
-        command: click.Command = getattr(module, name)
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"codex_kernel.cli.plugins_{name}")
+        command: click.Command = getattr(module, "list_" if name == "list" else name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table of commands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=PluginCommands)
 def plugins() -> None:
     """See which plugins are installed, what they do, and whether they work."""
-
-
-def _module(command: str) -> str:
-    return f"plugins_{command.replace('-', '_')}"
