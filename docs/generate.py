@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def _signature(name: str, signature: inspect.Signature) -> str:
 def _manner(name: str) -> str:
     if name in hookspecs.PROVIDERS:
         return "*Provider: the first answer that is not None counts; an error ends the run.*"
-    if name in {"codex_preflight", "codex_metric"}:
+    if name in {"codex_preflight", "codex_shorten", "codex_metric"}:
         return "*Every plugin that has it is asked; an error ends the run.*"
     return "*Observer: rank 0 only, in the observers' thread, each call guarded by itself.*"
 
@@ -112,7 +114,25 @@ def _described(docstring: str, names: list[str]) -> Iterator[str]:
 
 
 def commands() -> str:
-    """Return the help of every command, as `codex COMMAND --help` prints it."""
+    """Return the help of every command of codex itself, as `codex COMMAND --help` prints it."""
+    with without_plugins():
+        return _commands()
+
+
+@contextmanager
+def without_plugins() -> Iterator[None]:
+    """Let codex see none of the plugins that happen to be installed: they may have commands."""
+    before = os.environ.get("CODEX_PLUGINS")
+    os.environ["CODEX_PLUGINS"] = ""
+    try:
+        yield
+    finally:
+        del os.environ["CODEX_PLUGINS"]
+        if before is not None:
+            os.environ["CODEX_PLUGINS"] = before
+
+
+def _commands() -> str:
     return "\n\n".join(_command(words) for words in _command_words())
 
 
