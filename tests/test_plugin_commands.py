@@ -137,6 +137,13 @@ def test_a_plugin_path_that_is_not_there_does_not_take_the_help_away(workplace: 
     assert (said.code, "there is no folder /no/such/folder" in " ".join(said.out.split())) == (0, True)
 
 
+def test_the_shell_completes_commands_of_plugins_and_imports_none(workplace: Workplace) -> None:
+    """Beside the built-in ones, with their lines of help."""
+    words = {"_CODEX_COMPLETE": "zsh_complete", "COMP_WORDS": "codex b", "COMP_CWORD": "1"}
+    said = evolve(workplace, variables=words).codex()
+    assert (said.code, said.out.split("\n")) == (0, ["plain", "bomb", "codex-bomb for tests", ""]), said.err
+
+
 # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -10,11 +10,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from codex_kernel._version import __version__
 from codex_kernel.cli.flags import take
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SECTIONS = {
     "Train": {
@@ -106,6 +110,16 @@ class LazyCommands(click.Group):
             with blaming(entry):
                 raise
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of plugin commands too, without importing them."""
+        from click.shell_completion import CompletionItem
+
+        from codex_kernel.cli.plugin_commands import help_lines
+
+        lines = help_lines(self.list_commands(ctx)) if _plugins_have_commands() else []
+        found = [CompletionItem(name, help=text) for name, text in lines if name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *found]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands, without importing them."""
         for section, commands in SECTIONS.items():
@@ -149,6 +163,14 @@ def _plugin_command(ctx: click.Context, name: str) -> click.Command | None:
     return load(entry)
 
 
+class _WithOrWithout(click.Option):
+    """An option whose value is optional, and then stands behind a `=`."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:  # noqa: ARG002 - click's signature
+        """Return the option as it is written, and what it does."""
+        return f"{self.opts[0]}[={self.metavar}]", self.help or ""
+
+
 @click.group(
     cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -166,8 +188,9 @@ def _plugin_command(ctx: click.Context, name: str) -> click.Command | None:
     "--trace-plugins",
     is_flag=False,
     flag_value="",
-    metavar="[=FILE]",
-    help="Write down each call of a plugin; FILE: not in the run's folder.",
+    metavar="FILE",
+    cls=_WithOrWithout,
+    help="Write down each call of a plugin, in FILE or the run's folder.",
 )
 def codex(**_flags: object) -> None:
     """Train and fine-tune language models from a manifest: plugins, checked before the run, resumable after it."""
