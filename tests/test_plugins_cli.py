@@ -103,6 +103,13 @@ def test_help_imports_no_command(workplace: Workplace) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_mistyped_command_is_told_with_the_near_one(workplace: Workplace) -> None:
+    """As a mistyped option of a manifest is."""
+    said = workplace.codex("plugins", "docter")
+    assert (said.code, "did you mean 'doctor'?" in said.err) == (2, True)
+    assert workplace.codex("plugins", "nothing-like-it").code == 2
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"new", "build-manifest"}])
 @pytest.mark.parametrize("installed", ["bad", "none"])
 def test_no_command_fails_over_what_is_installed(

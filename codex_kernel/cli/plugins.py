@@ -13,7 +13,7 @@ COMMANDS = {
     "list": "List the installed plugins.",
     "show": "Show one plugin: what it does and its options.",
     "check": "Import each plugin in a process of its own and judge it.",
-    "tree": "Show the plugins by kind, or those that a manifest or run uses.",
+    "tree": "Show the plugins by kind, or those of a manifest or run.",
     "search": "Search the known plugins, installed or not.",
     "doctor": "Look for what is wrong with the installation.",
     "new": "Write a plugin project that installs and passes its tests.",
@@ -36,6 +36,17 @@ class PluginCommands(click.Group):
         module = import_module(f"codex_kernel.cli.plugins_{name}")
         command: click.Command = getattr(module, "list_" if name == "list" else name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the line names; where there is none, say which may have been meant."""
+        if args[0] not in COMMANDS and args[0][:1].isalnum() and not ctx.resilient_parsing:
+            from codex_kernel.option_types import did_you_mean
+
+            hint = did_you_mean(args[0], COMMANDS)
+            ctx.fail(f"No such command {args[0]!r}{f': {hint}' if hint else '.'}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table of commands, without importing them."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +15,9 @@ from codex_kernel.errors import PluginError
 if TYPE_CHECKING:
     from codex_kernel.catalog import Entry
     from codex_kernel.plugin_check import Checked
+
+WIDE = 120
+"""Columns of a terminal that has room for the whole table."""
 
 
 @click.command()
@@ -88,26 +93,21 @@ def _print(done: list[Checked]) -> None:
     if not done:
         click.echo("no plugin is installed", err=True)
         return
-    rows = [
-        (
-            *(unicode(cell) for cell in (one.entry.kind, one.entry.name, one.entry.distribution)),
-            one.verdict,
-            "" if one.import_seconds is None else f"{one.import_seconds:.2f} s",
-            "" if one.peak_memory_bytes is None else size(one.peak_memory_bytes),
-            unicode(_remark(one)),
-        )
-        for one in done
-    ]
-    columns = (
-        "kind",
-        "name",
-        "distribution",
-        "verdict",
-        "import",
-        "peak memory",
-        "remarks, or heaviest imports",
+    columns = ["kind", "name", "distribution", "verdict", "import", "peak memory", "remarks"]
+    table = [dict(zip(columns, map(unicode, _row(one)), strict=True)) for one in done]
+    if sys.stdout.isatty() and get_terminal_size().columns < WIDE:
+        columns = [name for name in columns if name not in {"distribution", "peak memory"}]
+    print_table(columns, [[row[name] for name in columns] for row in table], right=("import", "peak memory"))
+
+
+def _row(one: Checked) -> tuple[str, ...]:
+    seconds, memory = one.import_seconds, one.peak_memory_bytes
+    return (
+        *(one.entry.kind, one.entry.name, one.entry.distribution, one.verdict),
+        "" if seconds is None else f"{seconds:.2f} s",
+        "" if memory is None else size(memory),
+        _remark(one),
     )
-    print_table(columns, rows, right=("import", "peak memory"))
 
 
 def _remark(one: Checked) -> str:
