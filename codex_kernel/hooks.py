@@ -299,7 +299,7 @@ class Hooks:
 
         arguments: all of the hook, in the order of its specification.
         """
-        answers = []
+        answers, failures = [], self._failures
         for call, pick, plugin in self._bound.get(hook) or self._bind(hook):
             try:
                 answer = call(*pick(arguments))
@@ -308,9 +308,9 @@ class Hooks:
             except BaseException as error:  # noqa: BLE001 - an observer may raise anything, and the run must go on
                 self._note_failure(plugin, hook, error)
                 continue
-            if self._failures:
-                self._failures.pop((id(plugin), hook), None)
-        for source in self._sources.values():
+            if failures:
+                failures.pop((id(plugin), hook), None)
+        for source in self._sources.values() if self._sources else ():
             answers.extend(source._notify(hook, arguments, read))  # noqa: SLF001 - it is one of these
         return answers
 
