@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_kernel import doctor, doctor_machine, doctor_packages, doctor_start_code, doctor_versions
+from codex_kernel import doctor
 from codex_kernel._version import __version__
 from codex_kernel.catalog import Catalog
-from codex_kernel.doctor_findings import LEVELS, Finding
+from codex_kernel.doctor import machine, packages, start_code, versions
+from codex_kernel.doctor.findings import LEVELS, Finding
 from tests.toys import install
 
 GIB = 2**30
@@ -31,9 +32,9 @@ def put(site: Path, name: str, version: str, *requires: str, record: str = "") -
     return metadata
 
 
-def found(site: Path) -> list[doctor_packages.Distribution]:
+def found(site: Path) -> list[packages.Distribution]:
     """Return the distributions in a folder."""
-    return doctor_packages.installed([str(site)])
+    return packages.installed([str(site)])
 
 
 def levels(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -59,7 +60,7 @@ def levels(findings: list[Finding]) -> list[tuple[str, str]]:
 )
 def test_a_version_that_is_known_to_be_bad_is_told(name: str, version: str, level: str) -> None:
     """With its reason and the line that mends it."""
-    (finding,) = doctor_versions.judge({name: version})
+    (finding,) = versions.judge({name: version})
     assert (finding.level, finding.subject) == (level, name)
     assert finding.message.startswith(f"{version}: ")
     assert name in (finding.remedy or "")
@@ -79,7 +80,7 @@ def test_a_version_that_is_known_to_be_bad_is_told(name: str, version: str, leve
 )
 def test_other_versions_are_fine(name: str, version: str) -> None:
     """Also those that are no versions: nobody can say anything of them."""
-    (finding,) = doctor_versions.judge({name: version})
+    (finding,) = versions.judge({name: version})
     assert finding.level == "ok"
 
 
@@ -104,7 +105,7 @@ def test_every_row_of_the_table_mends_itself() -> None:
         "5.3",
         "26.1",
     ]
-    for row in doctor_versions.KNOWN_BAD:
+    for row in versions.KNOWN_BAD:
         assert row.level in LEVELS
         if row.good:
             wanted = Requirement(row.good)
@@ -134,7 +135,7 @@ def test_requirements_that_are_not_met_are_told(tmp_path: Path) -> None:
     put(tmp_path, "deep", "3.0")
     put(tmp_path, "codex-kernel", __version__)
     put(tmp_path, "unrelated", "1", "also-gone")
-    unmet, needed = doctor_packages.unmet(found(tmp_path), {"codex-one", "codex-kernel"})
+    unmet, needed = packages.unmet(found(tmp_path), {"codex-one", "codex-kernel"})
     assert {(f.level, f.subject, f.message) for f in unmet} == {
         ("problem", "codex-one", "needs gone>=1, which is not installed"),
         ("warning", "codex-one", "its requirement 'no version at all ((' cannot be read"),
@@ -150,7 +151,7 @@ def test_requirements_that_go_round_come_to_an_end(tmp_path: Path) -> None:
     """Two distributions may need one another."""
     put(tmp_path, "codex-one", "1.0", "codex-two[x]")
     put(tmp_path, "codex-two", "1.0", "codex-one", "codex-one; extra == 'x'")
-    assert doctor_packages.unmet(found(tmp_path), {"codex-one"})[0] == []
+    assert packages.unmet(found(tmp_path), {"codex-one"})[0] == []
 
 
 def test_two_copies_of_what_plugins_need_are_told(tmp_path: Path) -> None:
@@ -160,8 +161,8 @@ def test_two_copies_of_what_plugins_need_are_told(tmp_path: Path) -> None:
         put(site, "codex-one", version)
         put(site, "same", "1")
         put(site, "other", version)
-    both = doctor_packages.installed([str(first), str(second), str(first)])
-    findings = list(doctor_packages.doubled(both, {"codex-one", "same"}))
+    both = packages.installed([str(first), str(second), str(first)])
+    findings = list(packages.doubled(both, {"codex-one", "same"}))
     assert levels(findings) == [("problem", "codex-one"), ("warning", "same"), ("note", "copies")]
     assert f"1.0 in {first} and 2.0 in {second}" in findings[0].message
     assert findings[2].message.startswith("1 distributions")
@@ -171,7 +172,7 @@ def test_two_versions_in_one_folder_are_told(tmp_path: Path) -> None:
     """An upgrade broke off, and nobody knows whose files are there."""
     put(tmp_path, "codex-one", "1.0")
     put(tmp_path, "codex-one", "2.0")
-    (finding,) = doctor_packages.doubled(found(tmp_path), {"codex-one"})
+    (finding,) = packages.doubled(found(tmp_path), {"codex-one"})
     assert "uninstall" in (finding.remedy or "")
 
 
@@ -181,7 +182,7 @@ def test_damaged_metadata_and_remains_are_told(tmp_path: Path) -> None:
     (put(tmp_path, "nameless", "1.0") / "METADATA").write_bytes(b"\xff\xfe\n\n")
     (tmp_path / "~orch-2.9.dist-info").mkdir()
     (tmp_path / "file.dist-info").write_text("Name: file\n")
-    findings = list(doctor_packages.damaged([str(tmp_path)], found(tmp_path)))
+    findings = list(packages.damaged([str(tmp_path)], found(tmp_path)))
     assert levels(findings) == [("warning", "lost"), ("warning", "nameless"), ("warning", "remains")]
 
 
@@ -200,15 +201,15 @@ def test_files_that_are_gone_are_told(tmp_path: Path) -> None:
     record = "one.py,,\ntwo.py,sha256=x,3\n__pycache__/one.cpython-311.pyc,,\n"
     put(tmp_path, "codex-one", "1.0", record=record)
     put(tmp_path, "other", "1.0", record=record)
-    (finding,) = doctor_packages.lost_files(found(tmp_path), {"codex-one"})
+    (finding,) = packages.lost_files(found(tmp_path), {"codex-one"})
     assert (finding.level, finding.message) == ("problem", "1 of its 3 files are gone, two.py among them")
 
 
 def test_the_kernel_is_compared_with_its_metadata() -> None:
     """None at all: no built-in plugin is found; another version: an editable installation that is out of date."""
-    assert doctor_packages.kernel({}, "0.1").level == "problem"
-    assert doctor_packages.kernel({"codex-kernel": "0.0.9"}, "0.1").level == "warning"
-    assert doctor_packages.kernel({"codex-kernel": "0.1"}, "0.1").level == "ok"
+    assert packages.kernel({}, "0.1").level == "problem"
+    assert packages.kernel({"codex-kernel": "0.0.9"}, "0.1").level == "warning"
+    assert packages.kernel({"codex-kernel": "0.1"}, "0.1").level == "ok"
 
 
 def test_plugins_that_cannot_be_used_are_told(tmp_path: Path) -> None:
@@ -240,7 +241,7 @@ def test_pth_files_with_code_are_told(tmp_path: Path) -> None:
     (tmp_path / "stranger.pth").write_text(f"# text\nimport\tbase64; exec({'x' * 100})\n")
     (tmp_path / "paths.pth").write_text("/somewhere\nimportant/folder\n")
     (tmp_path / "_virtualenv.pth").write_text("import _virtualenv")
-    findings = {Path(f.message.split()[0]).name: f for f in doctor_start_code.start_code([str(tmp_path)] * 2)}
+    findings = {Path(f.message.split()[0]).name: f for f in start_code.start_code([str(tmp_path)] * 2)}
     assert {name: f.level for name, f in findings.items()} == {
         "honest.pth": "note",
         "stranger.pth": "warning",
@@ -253,7 +254,7 @@ def test_pth_files_with_code_are_told(tmp_path: Path) -> None:
 def test_a_changed_file_of_virtualenv_is_not_its_own(tmp_path: Path) -> None:
     """Its name alone does not make it harmless."""
     (tmp_path / "_virtualenv.pth").write_text("import _virtualenv; evil()")
-    assert [f.level for f in doctor_start_code.start_code([str(tmp_path)])] == ["warning"]
+    assert [f.level for f in start_code.start_code([str(tmp_path)])] == ["warning"]
 
 
 def test_a_sitecustomize_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +262,7 @@ def test_a_sitecustomize_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "usercustomize.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "usercustomize", raising=False)
-    assert any(str(tmp_path) in finding.message for finding in doctor_start_code.modules())
+    assert any(str(tmp_path) in finding.message for finding in start_code.modules())
 
 
 # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -269,7 +270,7 @@ def test_a_sitecustomize_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_place_is_tried(tmp_path: Path) -> None:
     """A folder that is not there yet is judged by the nearest one above it; nothing is left in it."""
-    place = doctor_machine.place("runs", tmp_path / "a" / "b")
+    place = machine.place("runs", tmp_path / "a" / "b")
     assert place.level in {"ok", "warning"}
     assert f"to be made in {tmp_path}," in place.message
     assert list(tmp_path.iterdir()) == []
@@ -278,7 +279,7 @@ def test_a_place_is_tried(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_to_is_a_problem(tmp_path: Path) -> None:
     """A file where a folder should be is one of them."""
     (tmp_path / "file").write_text("")
-    finding = doctor_machine.place("cache", tmp_path / "file" / "below")
+    finding = machine.place("cache", tmp_path / "file" / "below")
     assert (finding.level, finding.subject) == ("problem", "cache")
 
 
@@ -287,16 +288,16 @@ def test_a_place_that_cannot_be_written_to_is_a_problem(tmp_path: Path) -> None:
 )
 def test_free_disk_is_judged(free: int, level: str) -> None:
     """Less than a GiB may not last, less than 100 MiB does not."""
-    assert doctor_machine.room("temp", "/somewhere", free).level == level
+    assert machine.room("temp", "/somewhere", free).level == level
 
 
 def test_memory_is_judged_within_the_limit_of_a_container() -> None:
     """What a container may use is less than what the machine has."""
-    assert doctor_machine.judge_memory(8 * GIB, 16 * GIB, None).level == "ok"
-    limited = doctor_machine.judge_memory(8 * GIB, 16 * GIB, GIB // 2)
+    assert machine.judge_memory(8 * GIB, 16 * GIB, None).level == "ok"
+    limited = machine.judge_memory(8 * GIB, 16 * GIB, GIB // 2)
     assert limited.level == "warning"
     assert "no more than 0.5 GiB" in limited.message
-    assert doctor_machine.judge_memory(None, None, None).level == "note"
+    assert machine.judge_memory(None, None, None).level == "note"
 
 
 @pytest.mark.parametrize(
@@ -318,14 +319,14 @@ def test_threads_are_judged_by_the_cores(
     cores: int, quota: float | None, variables: dict[str, str], level: str
 ) -> None:
     """More threads than cores, or than a container has time for, wait for one another."""
-    (finding,) = doctor_machine.judge_threads(cores, quota, variables)
+    (finding,) = machine.judge_threads(cores, quota, variables)
     assert finding.level == level
     assert (finding.remedy is None) == (level == "ok")
 
 
 def test_threads_that_spin_are_warned_of() -> None:
     """OMP_WAIT_POLICY=ACTIVE is slow as soon as others use the cores."""
-    findings = list(doctor_machine.judge_threads(4, None, {"OMP_WAIT_POLICY": "Active"}))
+    findings = list(machine.judge_threads(4, None, {"OMP_WAIT_POLICY": "Active"}))
     assert levels(findings) == [("ok", "threads"), ("warning", "threads")]
 
 
@@ -336,7 +337,7 @@ def test_gpus_are_judged_by_what_is_installed() -> None:
     def judged(
         gpus: list[str] | None, torch: str | None, variables: dict[str, str], *, driver: bool
     ) -> list[str]:
-        found = doctor_machine.judge_gpus(gpus, torch, variables, has_driver=driver)
+        found = machine.judge_gpus(gpus, torch, variables, has_driver=driver)
         return [finding.level for finding in found]
 
     assert judged(None, "2.13.0", {}, driver=False) == ["ok"]
@@ -344,7 +345,7 @@ def test_gpus_are_judged_by_what_is_installed() -> None:
     assert judged(card, "2.13.0", {}, driver=True) == ["ok"]
     assert judged(card, "2.13.0+cpu", {}, driver=True) == ["ok", "warning"]
     assert judged(card, "2.13.0", {"CUDA_VISIBLE_DEVICES": ""}, driver=True) == ["ok", "note"]
-    (told,) = doctor_machine.judge_gpus(card, None, {}, has_driver=True)
+    (told,) = machine.judge_gpus(card, None, {}, has_driver=True)
     assert told.message == "NVIDIA H200 (memory 143771 MiB, free 143000 MiB, driver 570.86)"
 
 
@@ -362,22 +363,22 @@ def test_nvidia_smi_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sc
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    gpus = doctor_machine._nvidia_smi()
-    findings = list(doctor_machine.judge_gpus(gpus, None, {}, has_driver=False))
+    gpus = machine._nvidia_smi()
+    findings = list(machine.judge_gpus(gpus, None, {}, has_driver=False))
     assert told in findings[0].message
 
 
 def test_encodings_are_judged() -> None:
     """Anything but UTF-8 is named."""
-    assert doctor_machine.judge_encodings({"of files": "UTF-8", "of output": "utf8"}).level == "ok"
-    finding = doctor_machine.judge_encodings({"of files": "ISO8859-1", "of output": "utf-8"})
+    assert machine.judge_encodings({"of files": "UTF-8", "of output": "utf8"}).level == "ok"
+    finding = machine.judge_encodings({"of files": "ISO8859-1", "of output": "utf-8"})
     assert (finding.level, "of files is ISO8859-1" in finding.message) == ("warning", True)
 
 
 def test_variables_of_codex_are_told() -> None:
     """Those it reads with their values; the value of one that it does not know may be a secret, and is not shown."""
     findings = list(
-        doctor_machine.variables(
+        machine.variables(
             {
                 "CODEX_CACHE": "/c",
                 "CODEX_PLUGIN": "s3cret",
@@ -401,14 +402,14 @@ def test_every_variable_that_codex_reads_is_known() -> None:
 
     sources = Path(codex_kernel.__file__).parent.rglob("*.py")
     named = {name for file in sources for name in re.findall(r"\"(CODEX_[A-Z_]+)\"", file.read_text("utf-8"))}
-    assert named - {"CODEX_"} == set(doctor_machine.VARIABLES)
+    assert named - {"CODEX_"} == set(machine.VARIABLES)
 
 
 @given(st.dictionaries(st.text(), st.text()))
 def test_no_environment_is_too_much(variables: dict[str, str]) -> None:
     """Whatever the variables are, they are judged."""
-    list(doctor_machine.variables(variables))
-    list(doctor_machine.judge_threads(4, 2.5, variables))
+    list(machine.variables(variables))
+    list(machine.judge_threads(4, 2.5, variables))
 
 
 # ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -420,7 +421,7 @@ def test_an_examination_that_fails_is_a_finding(tmp_path: Path, monkeypatch: pyt
     def broken(*_: object) -> None:
         raise RuntimeError("what is this?")
 
-    monkeypatch.setattr(doctor_packages, "installed", broken)
+    monkeypatch.setattr(packages, "installed", broken)
     findings = list(doctor.examine(tmp_path / "cache", tmp_path / "runs"))
     told = next(f for f in findings if f.subject == "packages")
     assert (told.level, "RuntimeError: what is this?" in told.message) == ("warning", True)

@@ -17,7 +17,7 @@ from codex_kernel.cli.terminal import cache_folder, counted, json_option, print_
 from codex_kernel.errors import CodexError
 
 if TYPE_CHECKING:
-    from codex_kernel.doctor_findings import Finding
+    from codex_kernel.doctor.findings import Finding
 
 
 @click.command()

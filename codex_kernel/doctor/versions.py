@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from attrs import frozen
 
-from codex_kernel.doctor_findings import Finding, Level
+from codex_kernel.doctor.findings import Finding, Level
 from codex_kernel.installers import install_line, uninstall_line
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from codex_kernel.doctor_findings import Finding
+from codex_kernel.doctor.findings import Finding
 from codex_kernel.installers import install_line, uninstall_line
 from codex_kernel.metadata import KERNEL, normal
 

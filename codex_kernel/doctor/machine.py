@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from codex_kernel.doctor_findings import Finding
+from codex_kernel.doctor.findings import Finding
 
 GIB = 2**30
 LOW_DISK_BYTES = GIB

@@ -11,13 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from codex_kernel import doctor_machine as machine
-from codex_kernel import doctor_packages as packages
-from codex_kernel import doctor_start_code as start_code
-from codex_kernel import doctor_versions
 from codex_kernel._version import __version__
 from codex_kernel.catalog import Catalog, Entry
-from codex_kernel.doctor_findings import Finding, Level
+from codex_kernel.doctor import machine, packages, start_code, versions
+from codex_kernel.doctor.findings import Finding, Level
 from codex_kernel.errors import CodexError
 from codex_kernel.metadata import KERNEL, normal
 
@@ -101,10 +98,10 @@ def _remedy(entry: Entry) -> str:
 def _packages(catalog: Catalog) -> Iterator[Finding]:
     """Yield what is wrong with distributions: above all with codex, its plugins and what they need."""
     found = packages.installed(sys.path)
-    versions = packages.versions(found)
+    known = packages.versions(found)
     owners = {KERNEL, *(normal(entry.distribution) for entry in catalog.entries)}
-    yield packages.kernel(versions, __version__)
-    yield from doctor_versions.judge(versions)
+    yield packages.kernel(known, __version__)
+    yield from versions.judge(known)
     unmet, needed = packages.unmet(found, owners)
     yield from unmet
     if not unmet:

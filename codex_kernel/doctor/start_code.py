@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from codex_kernel.doctor_findings import Finding
-from codex_kernel.doctor_packages import entries
+from codex_kernel.doctor.findings import Finding
+from codex_kernel.doctor.packages import entries
 
 _CODE = re.compile(r"^import[ \t].*", re.MULTILINE)
 _OF_VIRTUALENV = ("_virtualenv.pth", "import _virtualenv")
