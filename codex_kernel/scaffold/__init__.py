@@ -2,7 +2,8 @@
 
 One rule: it reads its own templates and nothing else; who asks for a project writes it, and knows what is installed.
 A template is a file below `templates/common`, or below `templates/KIND` (which takes the place of a common one). In
-its text `@{word}` stands for a value; in its path PACKAGE and WORD do, `dot-` for a leading dot, and `.tmpl` is cut.
+its text `@{word}` stands for a value; in its path PACKAGE, WORD and TESTS do (a wheel holds no folder of tests), `dot-`
+for a leading dot, and `.tmpl` is cut.
 """
 
 from __future__ import annotations
@@ -145,6 +146,12 @@ def files_of(project: Project) -> dict[PurePosixPath, str]:
 def fill(text: str, values: Mapping[str, str]) -> str:
     """Put the values in the places of `@{word}`; raises KeyError for a word without a value."""
     return re.sub(r"@\{(\w+)\}", lambda place: values[place[1]], text)
+
+
+def _path(path: str, project: Project) -> PurePosixPath:
+    for word, value in (("PACKAGE", project.package), ("WORD", project.word), ("TESTS", "tests")):
+        path = path.replace(word, value)
+    return PurePosixPath(path)
 
 
 def _values(project: Project) -> dict[str, str]:
