@@ -135,12 +135,7 @@ def files_of(project: Project) -> dict[PurePosixPath, str]:
     values = _values(project)
     texts = {**_templates("common"), **_templates(project.kind)}
     values["about"] = fill(texts.pop(ABOUT), values).rstrip()
-    return {
-        PurePosixPath(path.replace("PACKAGE", project.package).replace("WORD", project.word)): fill(
-            text, values
-        )
-        for path, text in sorted(texts.items())
-    }
+    return {_path(path, project): fill(text, values) for path, text in sorted(texts.items())}
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
