@@ -32,6 +32,9 @@ HOOK_OF_KIND = {
 }
 """The hook that a plugin of a kind must implement; a logger implements any of the observers."""
 
+CAPABILITIES = "codex_capabilities"
+"""The one name of codex in a class that is no hook: what the plugin can do, for its static manifest."""
+
 
 def load(entry: Entry) -> type:
     """Import the entry's class; raise PluginError where it cannot be imported or is no plugin of its kind.
@@ -117,7 +120,7 @@ def _check_class(entry: Entry, plugin: object) -> None:
             remedy="decorate the class with @attrs.frozen, or with @attrs.define(eq=False) where it holds state",
         )
     marked = {name for name in dir(plugin) if hasattr(getattr(plugin, name, None), "codex_impl")}
-    unmarked = {name for name in dir(plugin) if name.startswith("codex_") and name not in marked}
+    unmarked = {name for name in dir(plugin) if name.startswith("codex_")} - marked - {CAPABILITIES}
     if unmarked:
         raise PluginError(
             f"{entry}: {entry.target} has {', '.join(sorted(unmarked))} without @hookimpl",

@@ -258,7 +258,7 @@ def test_a_failing_observer_of_a_source_is_reported() -> None:
     hooks.add_source("code", Watching(), "watching")
     hooks.on_observer_failure = failures.append
     for _ in range(4):
-        hooks._notify("codex_event", run=None, name="x", fields={})
+        hooks.event(None, "x", {})  # type: ignore[arg-type]
     assert [failure.detached for failure in failures] == [False, False, True]
 
 

@@ -16,7 +16,7 @@ from codex_kernel.cli.terminal import json_option, print_json, print_table, unic
 if TYPE_CHECKING:
     from codex_kernel.catalog import Entry
 
-STATUSES = ("ok", "older", "claimed twice", "shadowed", "incompatible", "not allowed", "stale")
+STATUSES = ("ok", "older", "claimed twice", "shadowed", "incompatible", "not allowed", "stale", "built in")
 USABLE = ("ok", "older")
 REMAINS = ("shadowed", "stale")
 """What an installer left behind, or another copy hides: of interest when something is wrong."""
@@ -46,13 +46,16 @@ def list_(  # noqa: PLR0913 - the options of a command
     A plugin that cannot be used says why in place of its summary.
     """
     from codex_kernel.catalog import GROUPS, Catalog
+    from codex_kernel.cli import SECTIONS
+    from codex_kernel.cli.plugin_commands import against
     from codex_kernel.metadata import normal
 
+    built_in = [name for commands in SECTIONS.values() for name in commands]
     _check_choice(kind, GROUPS, "--kind")
     _check_choice(status, STATUSES, "--status")
     entries = [
         entry
-        for entry in Catalog.scan().entries
+        for entry in against(built_in, Catalog.scan().entries)
         if kind in (None, entry.kind)
         and status in (None, entry.status)
         and (distribution is None or normal(distribution) == normal(entry.distribution))
