@@ -206,6 +206,15 @@ def test_its_command_works(projects):
     assert said.out.startswith("codex-plugin-my-command/example  █")
 
 
+@pytest.mark.slow
+def test_the_page_on_new_plugins_is_as_it_shows(tmp_path):
+    """Every command of the page does and prints what the page shows, from the first one to an option of one's own."""
+    from tests.docs.test_tutorials import DOCS, environment, play
+
+    (tmp_path / "work").mkdir()
+    play(DOCS / "how-to" / "new-plugin.md", tmp_path / "work", environment(tmp_path))
+
+
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
