@@ -1,4 +1,4 @@
-"""Write the parts of the reference pages that the code itself says: hooks, commands, options of plugins, manifest keys.
+"""Write the parts of pages that the code itself says: hooks, commands, options, manifest keys, what scaffolds hold.
 
     python docs/generate.py            rewrite them
     python docs/generate.py --check    say which pages are out of date, and fail
@@ -9,6 +9,7 @@ rest of a page is written by hand and left as it is.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -24,7 +25,8 @@ import attrs
 import click
 from click.testing import CliRunner
 
-from codex_kernel import cli, hookspecs
+from codex_kernel import cli, hookspecs, scaffold
+from codex_kernel._version import __version__
 from codex_kernel.catalog import GROUPS, Catalog, Entry
 from codex_kernel.data.options import DataOptions
 from codex_kernel.loading import load
@@ -34,7 +36,8 @@ from codex_kernel.options import Secret
 from codex_kernel.requirements import PluginsOptions
 from codex_kernel.structure import unstructure
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parent
+FOLDERS = ("reference", "how-to/plugins")
 FIRST_PARTY = (
     "codex-kernel",
     "codex-torch",
@@ -209,6 +212,24 @@ def _default(option: Option) -> str:
     )
 
 
+# ── scaffolds ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def scaffolded(kind: str, *, tests: bool) -> str:
+    """Return the modules that `codex plugins new KIND mine` writes: those of the package, or the test."""
+    project = scaffold.Project(kind, "mine", "codex-plugin-mine", __version__, 2026)
+    part = f"tests/test_{project.word}.py" if tests else f"src/{project.package}/"
+    files = {str(path): text for path, text in scaffold.files_of(project).items()}
+    names = sorted(name for name in files if name.startswith(part) and name.endswith(".py"))
+    return "\n\n".join(f"`{name}`:\n\n```python\n{files[name].rstrip()}\n```" for name in names)
+
+
+def _scaffolds() -> Iterator[tuple[str, Callable[[], str]]]:
+    for kind in scaffold.KINDS:
+        yield f"scaffold {kind}", functools.partial(scaffolded, kind, tests=False)
+        yield f"scaffold test {kind}", functools.partial(scaffolded, kind, tests=True)
+
+
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SECTIONS: Mapping[str, Callable[[], str]] = {
@@ -220,6 +241,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "data options": lambda: options_table(DataOptions),
     "evaluate options": lambda: options_table(EvaluateSection),
     "logger options": lambda: options_table(LoggerOptions),
+    **dict(_scaffolds()),
 }
 
 
@@ -230,7 +252,8 @@ def renewed(text: str) -> str:
 
 def stale() -> list[tuple[Path, str]]:
     """Return the pages that are out of date, each with the text that it should have."""
-    pages = [(page, page.read_text(encoding="utf-8")) for page in sorted(REFERENCE.glob("*.md"))]
+    found = [page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))]
+    pages = [(page, page.read_text(encoding="utf-8")) for page in found]
     return [(page, new) for page, old in pages if (new := renewed(old)) != old]
 
 

@@ -112,9 +112,10 @@ def test_the_generated_pages_are_up_to_date():
 def test_the_generator_fails_where_a_page_is_stale(tmp_path, monkeypatch, capsys):
     """With --check it names the page and returns 1; without, it rewrites it."""
     module = generator()
-    page = tmp_path / "page.md"
+    (tmp_path / "reference").mkdir()
+    page = tmp_path / "reference" / "page.md"
     page.write_text("before\n<!-- generated: data options -->\nold\n<!-- generated: end -->\nafter\n")
-    monkeypatch.setattr(module, "REFERENCE", tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
     assert module.main(["--check"]) == 1
     assert "out of date: page.md" in capsys.readouterr().out
     assert module.main([]) == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import frozen
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 @frozen
 class HFCausalLM(Source):
     """A causal language model: `config` builds one from scratch, a source loads a pretrained one."""
+
+    codex_capabilities: ClassVar[tuple[str, ...]] = ("gpu", "generate")
 
     config: dict[str, Any] | None = option(
         None,

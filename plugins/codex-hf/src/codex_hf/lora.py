@@ -6,7 +6,7 @@ One rule: what is asked for is adapted, or the run ends: targets that match noth
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from attrs import frozen
 
@@ -16,6 +16,8 @@ from codex_kernel import Model, RunContext, hookimpl, option
 @frozen
 class LoRA:
     """Freeze the model and train low-rank adapters beside its linear layers, for transformers models and any module."""
+
+    codex_capabilities: ClassVar[tuple[str, ...]] = ("gpu",)
 
     r: int = option(8, help="Rank of the adapters.", ge=1)
     alpha: int = option(16, help="Scale of the adapters; they are multiplied by alpha / r.", ge=1)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import define, evolve, field, frozen
 
@@ -41,6 +41,8 @@ WAITED_SECONDS = 0.5
 @frozen
 class SafetensorsCheckpointer:
     """Checkpoints without pickle, written whole or not at all, verified before they are read."""
+
+    codex_capabilities: ClassVar[tuple[str, ...]] = ("resume",)
 
     every_steps: int | None = option(
         None,

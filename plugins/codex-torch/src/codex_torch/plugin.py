@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import define, field, frozen
 
@@ -67,6 +67,8 @@ class EarlyStopping:
 @frozen
 class TorchTrainer:
     """One loop on torch alone: token-weighted loss over the whole step, evaluation, checkpoints, exact resume."""
+
+    codex_capabilities: ClassVar[tuple[str, ...]] = ("gpu", "resume", "generate")
 
     max_steps: int | None = option(None, gt=0, help="Optimizer steps of the run.")
     epochs: float | None = option(None, gt=0, help="Passes over the training split; may be a fraction.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import define, field, frozen
 
@@ -53,6 +53,8 @@ class NGramModel:
 @frozen
 class NGramTrainer:
     """Counts the n-grams of each batch, once the batch has been predicted from those before it."""
+
+    codex_capabilities: ClassVar[tuple[str, ...]] = ("resume", "generate")
 
     max_steps: int | None = option(None, gt=0, help="Batches to count.")
     epochs: float | None = option(
