@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import textwrap
 
 import pytest
+
+from tests.testing.faulty import Fault, Faulty
 
 HEAD = """\
 import os, random
 from pathlib import Path
-import attrs, numpy
+import attrs
 from codex_kernel import Cleaned, Document, Message, hookimpl
 from codex_kernel.testing import CleanerContract
 
@@ -38,19 +38,18 @@ class Step:
     def clean(self, document):
         return cleaned(document)
 
-class Plugin:
-    def __init__(self, folder=None):
-        self.folder = folder
-
+@attrs.frozen
+class Sound:
     @hookimpl
     def codex_cleaner(self, run):
         return Step()
 
 class Contract(CleanerContract):
     dirty = DIRTY
+    made = Sound
 
     def make(self, folder):
-        return Plugin(folder)
+        return self.made()
 
 del CleanerContract
 """
@@ -246,6 +245,7 @@ FAULTS = {
     "SeedsNumpy": (
         """
         def clean(self, document):
+            import numpy
             numpy.random.rand()
             return cleaned(document)
         """,
@@ -271,119 +271,77 @@ FAULTS = {
     ),
 }
 
-OWN_WORDS = """
-class FaultyPreflight:
-    @hookimpl
-    def codex_cleaner(self, run):
-        return Step()
+STEPS = {
+    name: Fault(
+        f"class Step{name}(Step):\n    def __init__(self, run):\n        pass\n\n"
+        f"{textwrap.indent(textwrap.dedent(body), '    ')}\n"
+        f"@frozen\nclass {name}(Sound):\n    @hookimpl\n"
+        f"    def codex_cleaner(self, run):\n        return Step{name}(run)\n",
+        fails,
+        raw=True,
+    )
+    for name, (body, fails) in FAULTS.items()
+    if name != "Sound"
+}
+OTHERS = {
+    "HasNoDirt": Fault(contract="dirty = ()", fails=["dirty_documents_are_dropped_changed_or_counted"]),
+    "SaysThatOrderMatters": Fault(
+        contract="order_matters = True", fails=["order_matters_only_where_it_says_so"]
+    ),
+    "LooksBack": Fault(
+        """
+        class StepLate:
+            def __init__(self):
+                self.last = None
 
-    @hookimpl
-    def codex_preflight(self, base):
-        return [f"{base}: no such file"]
+            def clean(self, document):
+                answer, self.last = self.last or Cleaned(document), cleaned(document)
+                return answer
 
-class TestPreflight(Contract):
-    def make(self, folder):
-        return FaultyPreflight()
-
-class TestMisspelt(Contract):
-    def make(self, folder):
-        class Misspelt:
-            @hookimpl
-            def codex_cleanr(self, run):
-                return Step()
-
-        return Misspelt()
-
-class TestWithoutDirt(Contract):
-    dirty = ()
-
-class TestOrderThatDoesNotMatter(Contract):
-    order_matters = True
-
-class LooksBack:
-    def __init__(self):
-        self.last = None
-
-    def clean(self, document):
-        answer, self.last = self.last or Cleaned(document), cleaned(document)
-        return answer
-
-class TestLate(Contract):
-    def make(self, folder):
-        class Late:
+        @frozen
+        class LooksBack(Sound):
             @hookimpl
             def codex_cleaner(self, run):
-                return LooksBack()
+                return StepLate()
+        """,
+        ["only_the_texts_change"],
+        raw=True,
+    ),
+    "CountsInOnePlace": Fault(
+        """
+        class StepInOnePlace(Step):
+            def __init__(self):
+                self.counts = {"documents": 0}
 
-        return Late()
-"""
-OWN = {
-    "Preflight": ["preflight_finds_nothing_wrong"],
-    "Misspelt": ["each_document_gets_an_answer"],
-    "WithoutDirt": ["dirty_documents_are_dropped_changed_or_counted"],
-    "OrderThatDoesNotMatter": ["order_matters_only_where_it_says_so"],
-    "Late": ["only_the_texts_change"],
+            def clean(self, document):
+                self.counts["documents"] += 1
+                return Cleaned(cleaned(document).document, self.counts)
+
+        @frozen
+        class CountsInOnePlace(Sound):
+            @hookimpl
+            def codex_cleaner(self, run):
+                return StepInOnePlace()
+        """,
+        ["documents_to_come_do_not_matter"],
+        raw=True,
+    ),
 }
-
-
-def _module() -> str:
-    classes = []
-    for name, (body, _) in FAULTS.items():
-        lines = "\n".join(line[4:] for line in body.splitlines()) if "\n" in body else f"    {body}"
-        classes.append(
-            f"class {name}(Step):\n    def __init__(self, run):\n        pass\n\n{lines}\n"
-            f"class Plugin{name}(Plugin):\n    @hookimpl\n"
-            f"    def codex_cleaner(self, run):\n        return {name}(run)\n\n"
-            f"class Test{name}(Contract):\n    def make(self, folder):\n        return Plugin{name}(folder)\n"
-        )
-    return "\n".join([HEAD, *classes, OWN_WORDS]) + "\ndel Contract\n"
+FAULTY = Faulty("CleanerContract", HEAD, {**STEPS, **OTHERS})
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory) -> str:
-    """What pytest says of all the faulty steps together."""
-    folder = tmp_path_factory.mktemp("faulty")
-    (folder / "test_faulty.py").write_text(_module())
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--tb=line",
-            "-rf",
-            "test_faulty.py",
-        ],
-        cwd=folder,
-        env={**os.environ, "CI": "true"},  # there pytest explains with full diffs, which must not take hours
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1, ran.stdout + ran.stderr
-    return ran.stdout
+def failed(tmp_path_factory):
+    """Fault → the checks that fail for it."""
+    return FAULTY.failed(tmp_path_factory.mktemp("faulty"))
 
 
-@pytest.mark.parametrize("name", [*FAULTS, *OWN])
-def test_the_contract_of_cleaning_steps_finds_the_fault(printed, name):
-    """The test that speaks of the fault fails; a sound step passes all."""
-    expected = FAULTS[name][1] if name in FAULTS else OWN[name]
-    failed = [
-        line for line in printed.splitlines() if line.startswith(f"FAILED test_faulty.py::Test{name}::")
-    ]
-    if not expected:
-        assert failed == []
-    for test in expected:
-        assert any(f"::Test{name}::test_{test}" in line for line in failed), failed
+@pytest.mark.parametrize("name", FAULTY.all_faults)
+def test_the_contract_of_cleaning_steps_finds_the_fault(failed, name):
+    """The check that speaks of the fault fails; a sound step passes all."""
+    FAULTY.check(failed, name)
 
 
-def test_every_test_of_the_contract_has_failed_for_some_fault(printed):
-    """No test of the contract is idle: each one has found something."""
-    from codex_kernel.testing import CleanerContract
-
-    tests = [name for name in vars(CleanerContract) if name.startswith("test_")]
-    assert len(tests) >= 12
-    failed = {line.split("::")[2].split(" ")[0] for line in printed.splitlines() if line.startswith("FAILED")}
-    assert set(tests) - failed == set()
+def test_every_check_of_the_contract_has_failed_for_some_fault(failed):
+    """No check is idle: each one has found something."""
+    assert FAULTY.idle(failed) == set()

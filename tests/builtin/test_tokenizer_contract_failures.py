@@ -1,24 +1,21 @@
 """Tokenizers with a fault each, and the tests of the contract that must find it."""
 
-import re
-import subprocess
-import sys
+import textwrap
 
 import pytest
 
-START = """
-import json
+from tests.testing.faulty import Fault, Faulty
 
-from codex_kernel import hookimpl
+HEAD = """
+import json
 from codex_kernel.builtin.bytes_tokenizer import Utf8Bytes
 from codex_kernel.testing import TokenizerContract
 
 END = "<|endoftext|>"
 
-
-class Plugin:
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+@frozen
+class Sound:
+    tokenizer: ClassVar[type] = Utf8Bytes
 
     @hookimpl
     def codex_tokenizer(self, corpus, saved):
@@ -26,6 +23,15 @@ class Plugin:
         if hasattr(made, "learn"):
             made.learn(corpus, saved)
         return made
+
+class Contract(TokenizerContract):
+    examples = 5
+    made = Sound
+
+    def make(self, folder):
+        return self.made()
+
+del TokenizerContract
 """
 
 FAULTS = {
@@ -146,35 +152,71 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def failed(tmp_path_factory) -> dict[str, set[str]]:
-    """Fault → the tests of the contract that fail for it, of one run over all of them."""
-    folder = tmp_path_factory.mktemp("faults")
-    parts = [START]
-    for name, (body, _) in FAULTS.items():
-        indented = "".join(f"    {line}\n" for line in body.splitlines())
-        parts.append(
-            f"class {name}(Utf8Bytes):\n{indented}\n"
-            f"class Test{name}(TokenizerContract):\n    examples = 5\n"
-            f"    def make(self, folder): return Plugin({name})\n"
-        )
-    (folder / "test_faults.py").write_text("\n\n".join(parts))
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", "test_faults.py"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
+MORE = {
+    "LosesCapitals": (
+        "def encode(self, text): return list(text.lower().encode())\nencode_batch = None",
+        {"test_code_comes_back"},
+    ),
+    "LosesRareCharacters": (
+        "def encode(self, text): return list(text.replace('\\x1c', '').replace('0', '').encode())",
+        {"test_any_text_comes_back"},
+    ),
+    "HasIdsOutOfItsVocabulary": ("vocab_size = 100", {"test_ids_are_in_the_vocabulary"}),
+    "EndsEachText": (
+        "def encode(self, text): return [*text.encode(), 256]",
+        {"test_encoding_adds_no_special_token"},
+    ),
+    "SpellsItsEnd": (
+        "def decode(self, ids): return b''.join(END.encode() if n == 256 else bytes([n]) for n in ids).decode()",
+        {"test_end_of_text_is_no_text"},
+    ),
+    "Remembers": (
+        (
+            "def encode(self, text):\n"
+            "    last, self.last = getattr(self, 'last', ''), text\n"
+            "    return list((text if last != text[:1] * 2 else '').encode()) + [len(last) % 7]"
+        ),
+        {"test_encoding_has_no_memory"},
+    ),
+    "GivesIdsForNothing": (
+        "def encode(self, text): return [32, *text.encode()]",
+        {"test_no_text_has_no_ids"},
+    ),
+    "IsMadeAnew": (
+        (
+            "def learn(self, corpus, saved):\n"
+            "    import os\n"
+            "    self.shift = os.urandom(1)[0] or 1\n"
+            "def encode(self, text): return [(n + self.shift) % 256 for n in text.encode()]"
+        ),
+        {"test_the_same_texts_make_the_same_tokenizer"},
+    ),
+}
+ALL = {
+    name: Fault(
+        f"class Toy{name}(Utf8Bytes):\n{textwrap.indent(body, '    ')}\n\n"
+        f"@frozen\nclass {name}(Sound):\n    tokenizer: ClassVar[type] = Toy{name}\n",
+        [check.removeprefix("test_") for check in checks],
+        raw=True,
     )
-    assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert "ERROR" not in ran.stdout, ran.stdout
-    found: dict[str, set[str]] = {name: set() for name in FAULTS}
-    for name, test in re.findall(r"^FAILED test_faults.py::Test(\w+)::(\w+)", ran.stdout, re.MULTILINE):
-        found[name].add(test)
-    return found
+    for name, (body, checks) in {**FAULTS, **MORE}.items()
+    if name != "Sound"
+}
+FAULTY = Faulty("TokenizerContract", HEAD, ALL)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_by_the_test_that_says_so(failed, fault):
-    """Each fault fails the tests that speak of it, and no other: what is sound beside it still passes."""
-    assert failed[fault] == FAULTS[fault][1]
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """Fault → the checks that fail for it."""
+    return FAULTY.failed(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.mark.parametrize("name", FAULTY.all_faults)
+def test_the_contract_of_tokenizers_finds_the_fault(failed, name):
+    """The check that speaks of the fault fails; a sound tokenizer passes all."""
+    FAULTY.check(failed, name)
+
+
+def test_every_check_of_the_contract_has_failed_for_some_fault(failed):
+    """No check is idle: each one has found something."""
+    assert FAULTY.idle(failed) == set()

@@ -120,15 +120,14 @@ class Faulty:
         return {"IsSound": Fault(), **common, **self.faults}
 
     def source(self) -> str:
-        """Return a module of tests: a class for each fault."""
-        common_checks = {name for name in dir(SpawnedContract) if name.startswith("test_")}
+        """Return a module of tests: a class for each fault, with the checks that speak of it."""
         parts = [_COMMON_HEAD, textwrap.dedent(self.head)]
         for name, fault in self.all_faults.items():
             parts.append(_plugin(name, fault))
             own = textwrap.indent(textwrap.dedent(fault.contract), "    ")
             parts.append(f"class Test{name}(Contract):\n    made = {name}\n{own}\n")
-            if name in COMMON:  # what the kind itself asks for is no matter of theirs
-                idle = sorted(self.checks - common_checks)
+            if name != "IsSound":  # what it is not about is no matter of its own
+                idle = sorted(self.checks - {f"test_{check}" for check in fault.fails})
                 parts.append(f"for _name in {idle}:\n    setattr(Test{name}, _name, None)\n")
         return "\n".join([*parts, "del Contract"])
 
