@@ -126,6 +126,32 @@ def test_the_next_three_commands_are_shown(projects, kind, use):
     assert re.fullmatch(rf"  install it +(uv )?pip install (--python \S+ )?-e {place}", lines[1])
 
 
+@pytest.mark.parametrize(("file", "text", "install", "test"), [
+    ("uv-receipt.toml", "[tool]\nrequirements = [{ name = 'codex-kernel' }]\n",
+     "uv tool install {tool} --with codex-kernel --with-editable codex-plugin-mine",
+     "{python} -m pytest codex-plugin-mine"),
+    ("pipx_metadata.json", "{}", "pipx inject {tool} -e codex-plugin-mine", "{python} -m pytest codex-plugin-mine"),
+    ("pyvenv.cfg", "home = /usr/bin\n", "pip install -e codex-plugin-mine", "pytest codex-plugin-mine"),
+])  # fmt: skip
+def test_the_commands_fit_the_installer(tmp_path, monkeypatch, file, text, install, test):
+    """An environment of `uv tool` or pipx takes the project its own way, and has its programs to itself."""
+    from codex_kernel.cli import plugins_new
+
+    (tmp_path / file).write_text(text)
+    project = Project("logger", "mine", "codex-plugin-mine", __version__, 2026)
+    folder = tmp_path / "codex-plugin-mine"
+    folder.mkdir()
+    (folder / "manifest.yaml").write_text(
+        next(made for path, made in files_of(project).items() if path.name == "manifest.yaml")
+    )
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    commands = dict(plugins_new._next_commands(project, Path("codex-plugin-mine")))
+    assert commands["install it"] == install.format(tool=tmp_path.name)
+    assert commands["test it"] == test.format(python=sys.executable)
+    assert commands["use it"] == "codex run codex-plugin-mine/manifest.yaml"
+
+
 # ── whether it is any good ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -169,7 +169,7 @@ def _next_commands(project: Project, folder: Path) -> Iterator[tuple[str, str]]:
     if missing := _missing(folder / "manifest.yaml"):
         yield "the run needs", install_line(*missing)
     yield "install it", _install_line(project, folder)
-    yield "test it", f"pytest {place}"
+    yield "test it", f"{_pytest()} {place}"
     if project.kind == "command":
         yield "use it", f"codex {project.name} {shlex.quote(str(folder / 'example'))}"
     else:
@@ -188,6 +188,16 @@ def _install_line(project: Project, folder: Path) -> str:
     # `-e` makes a path of what would be a distribution's name.
     line = install_line("-e", f"{folder}{extra}")
     return line.replace("--with -e --with ", "--with-editable ")
+
+
+def _pytest() -> str:
+    """Return the words that run pytest in the environment of codex, whose programs need not be on the PATH."""
+    import shlex
+    import sys
+
+    from codex_kernel.installers import installer
+
+    return "pytest" if installer() in {"pip", "uv"} else f"{shlex.quote(sys.executable)} -m pytest"
 
 
 def _missing(manifest: Path) -> list[str]:
