@@ -11,6 +11,7 @@ from codex_kernel._version import __version__
 
 TYPE_CHECKING = False  # typing is slow to import, and type checkers know this name
 if TYPE_CHECKING:
+    from codex_kernel.api import PLUGIN_API as PLUGIN_API
     from codex_kernel.durable import sync_folder as sync_folder
     from codex_kernel.durable import write_whole as write_whole
     from codex_kernel.errors import CodexError as CodexError
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from codex_kernel.retention import retained_steps as retained_steps
 
 _HOMES = {
+    "api": "PLUGIN_API",
     "durable": "sync_folder write_whole",
     "errors": "CodexError ConversationError InputError NoCheckpointError NonFiniteError PluginError StorageError",
     "hookspecs": "hookimpl",
