@@ -51,9 +51,7 @@ def fixtures() -> str:
     """Return an entry for each fixture of the pytest plugin."""
     from codex_kernel.testing import pytest_plugin
 
-    return "\n\n".join(
-        _fixture(name, value) for name, value in _defined(pytest_plugin, Path(__file__).parent)
-    )
+    return "\n\n".join(_fixture(name, value) for name, value in _defined(pytest_plugin))
 
 
 def _defined(module: Any) -> Iterator[tuple[str, Any]]:
@@ -86,7 +84,8 @@ def _contract(contract: type) -> str:
 
 def _given(contract: type) -> str:
     """Return the list of what a subclass gives: methods that it must, then those that it may."""
-    must, may = [], []
+    must: list[str] = []
+    may: list[str] = []
     for name, value in vars(contract).items():
         if name.startswith(("_", "test_")) or not inspect.isfunction(value):
             continue
