@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Runs the tests of every plugin distribution of the index against the kernel of this checkout.
 
     python .github/ecosystem.py [NAME...] [--source NAME=FOLDER]... [--here] [--json]
