@@ -10,13 +10,8 @@ from typing import Any
 
 from codex_kernel.errors import CodexError
 from codex_kernel.interfaces import CheckpointArchive, RunContext
-from codex_kernel.testing.checkpointer import (
-    CheckpointerContract,
-    delete,
-    files_in,
-    flip_a_bit,
-    reporter_of,
-)
+from codex_kernel.testing.checkpointer import CheckpointerContract, reporter_of
+from codex_kernel.testing.damage import delete, files_in, flip_a_bit
 from codex_kernel.testing.toys import make_run
 
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from codex_kernel.errors import CodexError, StorageError
 from codex_kernel.interfaces import Checkpointer, CheckpointState, RunContext
 from codex_kernel.testing._calls import hooks_of
+from codex_kernel.testing.damage import delete, empty, files_in, flip_a_bit, halve
 from codex_kernel.testing.plugin import PluginContract
 from codex_kernel.testing.toys import RecordingReporter, make_run
 
@@ -217,6 +217,7 @@ class CheckpointerContract(PluginContract):
             checkpointer.save(6, self.state(6), {}, wait=True)
         except StorageError as error:
             assert str(in_the_way) in error.message
+            assert error.remedy, "an error without a remedy"
         else:
             raise AssertionError("a save that waits for a checkpoint that cannot be written")
         assert reporter.checkpoints == []
@@ -230,6 +231,17 @@ class CheckpointerContract(PluginContract):
         run = make_run(tmp_path)
         self.saved(run, 5, 10).close()
         assert self.number_of(self.open(run)) == 10
+
+    def test_two_runs_in_one_process_do_not_meet(self, tmp_path: Path) -> None:
+        """Checkpointers of two runs, saving in turn, each keep and find the checkpoints of their own run."""
+        runs = [make_run(tmp_path / name) for name in ("first", "second")]
+        both = [self.open(run) for run in runs]
+        for step in (3, 6):
+            for number, checkpointer in enumerate(both):
+                checkpointer.save(step, self.state(10 * number + step), {})
+        for checkpointer in both:
+            checkpointer.close()
+        assert [self.number_of(self.open(run)) for run in runs] == [6, 16]
 
     def test_the_newest_has_the_most_steps(self, tmp_path: Path) -> None:
         """Steps order checkpoints, whatever the clock said when they were saved."""
@@ -362,32 +374,3 @@ def bits(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
 
     array = np.asarray(tensor)
     return str(array.dtype), array.shape, array.tobytes()
-
-
-def files_in(path: Path) -> Iterator[Path]:
-    """Yield the files of a checkpoint, which is a folder or a file; the largest first."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    yield from sorted(files, key=lambda file: (-file.stat().st_size, file))
-
-
-def flip_a_bit(file: Path) -> None:
-    """Change the lowest bit of the byte in the middle."""
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def halve(file: Path) -> None:
-    """Cut off the second half."""
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-
-
-def empty(file: Path) -> None:
-    """Leave the file without a byte."""
-    file.write_bytes(b"")
-
-
-def delete(file: Path) -> None:
-    """Remove the file."""
-    file.unlink()

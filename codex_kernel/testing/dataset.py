@@ -118,6 +118,13 @@ class DatasetContract(SpawnedContract):
         first = list(self.documents(tmp_path / "first"))
         check_same(list(self.documents(tmp_path / "second" / "deeper")), first)
 
+    def test_two_runs_in_one_process_do_not_meet(self, tmp_path: Path) -> None:
+        """Documents of two plugins, read in turn from two folders, are those that each gives alone."""
+        one, other = self.documents(tmp_path / "one"), self.documents(tmp_path / "other")
+        pairs = list(zip(one, other, strict=True))
+        alone = list(self.documents(tmp_path / "alone"))
+        check_same(pairs, [(document, document) for document in alone])
+
     def test_the_working_folder_does_not_matter(self, tmp_path: Path) -> None:
         """Relative paths start from the run's base, not from the folder that the process is in."""
         here = Path.cwd()

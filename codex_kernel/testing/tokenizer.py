@@ -273,6 +273,28 @@ class TokenizerContract(SpawnedContract):
         if isinstance(first, SavedTokenizer) and isinstance(second, SavedTokenizer):
             assert first.fingerprint() == second.fingerprint()
 
+    def test_two_runs_in_one_process_do_not_meet(self, tmp_path: Path) -> None:
+        """A tokenizer that another run makes of other texts leaves the ids of the first as they are."""
+        first = self.tokenizer(tmp_path / "first")
+        before = [list(first.encode(text)) for text in PROBES]
+        second = self.tokenizer(tmp_path / "second", corpus=OTHER_CORPUS)
+        second.encode(PROBES[0])
+        assert [list(first.encode(text)) for text in PROBES] == before
+
+    def test_a_save_that_lost_its_files_is_told(self, tmp_path: Path) -> None:
+        """A saved tokenizer whose files are gone is a codex error that names the place or a remedy, not another one."""
+        first = self.tokenizer(tmp_path / "first")
+        if not isinstance(first, SavedTokenizer):
+            return
+        (tmp_path / "empty").mkdir()
+        try:
+            self.tokenizer(tmp_path / "second", saved=tmp_path / "empty", train=False)
+        except CodexError as error:
+            named = "empty" in error.message or error.remedy
+            assert named, f"{error.message}: neither where it is wrong nor how to mend it"
+        else:
+            raise AssertionError("an empty folder was taken for a saved tokenizer")
+
     def test_a_saved_tokenizer_is_loaded_without_training_texts(self, tmp_path: Path) -> None:
         """What was saved, or the options alone, gives an equal tokenizer again, as `generate` needs it."""
         first = self.tokenizer(tmp_path / "first")

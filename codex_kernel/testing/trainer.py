@@ -216,6 +216,16 @@ class TrainerContract(SpawnedContract):
         assert first.records == second.records
         assert tensor_bits(first) == tensor_bits(second)
 
+    def test_two_runs_in_one_process_do_not_meet(self, tmp_path: Path) -> None:
+        """Two trainers that were made before either began give the numbers and bits of one alone."""
+        alone, _ = self.trained(tmp_path / "alone")
+        both = [self.training(make_run(tmp_path / name)) for name in ("first", "second")]
+        for training in reversed(both):
+            training.trainer.fit(None)
+        for training in both:
+            assert training.records == alone.records
+            assert tensor_bits(training) == tensor_bits(alone)
+
     def test_a_crash_loses_nothing_that_was_saved(self, tmp_path: Path) -> None:
         """A run that crashes and goes on from a checkpoint ends with the records and the bits of one that did not."""
         import pytest

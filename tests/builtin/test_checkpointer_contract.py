@@ -101,6 +101,15 @@ BODIES = {
         "def newest(self):\n    return super().newest() if self.saved_last else None",
         "another_process_finds_it",
     ),
+    "SharesItsFolder": (
+        (
+            "def save(self, step, state, metrics, *, wait=False):\n"
+            "    self.folder = vars(type(self)).get('first') or self.folder\n"
+            "    type(self).first = self.folder\n"
+            "    super().save(step, state, metrics, wait=wait)"
+        ),
+        "two_runs_in_one_process_do_not_meet",
+    ),
     "GoesByTheClock": (
         (
             "def newest(self):\n"

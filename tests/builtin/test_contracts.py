@@ -46,6 +46,9 @@ class TestTextFiles(DatasetContract):
         (folder / "first.py").write_bytes("# naïve\n".encode())
         return TextFiles(paths=["**/*.py"])
 
+    def broken(self, folder):
+        yield TextFiles(paths=["there/is/none"])
+
 
 class TestCompressedTextFiles(DatasetContract):
     def make(self, folder):
@@ -60,6 +63,9 @@ class TestJsonl(RecordDatasetContract):
         rows = "".join(json.dumps(record) + "\n" for record in records)
         (folder / "rows.jsonl").write_text(rows)
         return JsonlDataset(paths=["rows.jsonl"], **options)
+
+    def broken(self, folder):
+        yield JsonlDataset(paths=["there-is-none.jsonl"])
 
 
 class TestCompressedJsonl(RecordDatasetContract):
@@ -82,16 +88,25 @@ class TestCsv(RecordDatasetContract):
             writer.writerows(records)
         return CsvDataset(paths=["rows.csv"], **options)
 
+    def broken(self, folder):
+        yield CsvDataset(paths=["there-is-none.csv"])
+
 
 class TestParquet(RecordDatasetContract):
     def store(self, folder, records, **options):
         parquet.write_table(pa.Table.from_pylist(list(records)), folder / "rows.parquet")
         return ParquetDataset(paths=["rows.parquet"], **options)
 
+    def broken(self, folder):
+        yield ParquetDataset(paths=["there-is-none.parquet"])
+
 
 class TestPythonSource(DatasetContract):
     def make(self, folder):
         return PythonSource(distributions=["attrs"])
+
+    def broken(self, folder):
+        yield PythonSource(distributions=["there-is-no-such-distribution"])
 
 
 class TestStandardLibrary(DatasetContract):

@@ -84,6 +84,19 @@ FAULTS = {
 """,
         "a_new_plugin_gives_the_same_documents",
     ),
+    "SharesItsPlace": giving(
+        """
+    def documents():
+        for each in self.rows(run):
+            type(self).place = run.base.name
+            yield each
+            if type(self).place != run.base.name:
+                return
+
+    return Again(documents)
+""",
+        "two_runs_in_one_process_do_not_meet",
+    ),
     "ReadsTheWorkingFolder": changing(
         "text=f'{document.text}{os.getcwd()}'", "the_working_folder_does_not_matter"
     ),

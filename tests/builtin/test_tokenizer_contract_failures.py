@@ -182,6 +182,17 @@ MORE = {
         "def encode(self, text): return [32, *text.encode()]",
         {"test_no_text_has_no_ids"},
     ),
+    "SharesItsVocabulary": (
+        (
+            "def learn(self, corpus, saved): type(self).shift = len(list(corpus)) % 7\n"
+            "def encode(self, text): return [(n + self.shift) % 256 for n in text.encode()]"
+        ),
+        {"test_two_runs_in_one_process_do_not_meet"},
+    ),
+    "TakesAnEmptyFolder": (
+        "def save(self, folder): (folder / 'n').write_text('1')\ndef fingerprint(self): return '1'",
+        {"test_a_save_that_lost_its_files_is_told"},
+    ),
     "IsMadeAnew": (
         (
             "def learn(self, corpus, saved):\n"

@@ -98,6 +98,15 @@ BODIES = {
         "def _take_a_step(self):\n    super()._take_a_step()\n    self._table()[0, 0] += random.random()",
         "the_same_seed_gives_the_same_run",
     ),
+    "SharesItsStep": (
+        (
+            "def _take_a_step(self):\n"
+            "    super()._take_a_step()\n"
+            "    type(self).taken = getattr(type(self), 'taken', 0) + 1\n"
+            "    self._table()[0, 0] += self.taken"
+        ),
+        "two_runs_in_one_process_do_not_meet",
+    ),
     "ForgetsTheWeights": (
         (
             "def _go_on(self, state):\n"
