@@ -186,10 +186,10 @@ class _Execution:
     def _train(self, run: RunContext, reporter: RunReporter) -> TrainResult:
         """Build the parts in their order and train."""
         resumes = isinstance(self.how, Resumption)
+        reporter.run_started(environment.flat(self.plan.resolved()))  # first: observers open there what they write to
         reporter.event("run_resumed" if resumes else "run_started", command=list(self.how.command))
         for path in sweep(self.folder.path):
             reporter.event("leftover_deleted", path=str(path))
-        reporter.run_started(environment.flat(self.plan.resolved()))
         self._tell_what_differs(reporter)
         before = recorded(self.folder.data) if resumes else None
         source = build_source(self.plan, self.hooks, run, self.folder.tokenizer, before)

@@ -208,7 +208,7 @@ class LoggerSpecs:
 
     @hookspec
     def codex_run_started(self, run: RunContext, settings: Mapping[str, object]) -> None:
-        """Once, on rank 0, before the first provider is called; also when a run is resumed.
+        """Once, on rank 0, before any other observer and the first provider; also when a run is resumed.
 
         settings: the resolved manifest, flat (`trainer.lr` → value), secrets as their references.
         """
