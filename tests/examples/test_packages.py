@@ -45,6 +45,14 @@ def test_there_are_two():
 
 
 @each_package
+def test_the_static_manifest_is_that_of_the_code(name):
+    """`codex plugins build-manifest` would write nothing else than what lies there."""
+    command = [sys.executable, "-m", "codex_kernel", "plugins", "build-manifest", EXAMPLES / name, "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_package
 def test_a_package_is_whole(name):
     """It has what a registry and its users want: README, licence, types, tests, and the range of the kernel's API."""
     folder, project = EXAMPLES / name, project_of(name)
