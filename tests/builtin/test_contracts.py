@@ -22,10 +22,8 @@ from codex_kernel.testing import (
     DatasetContract,
     LoggerContract,
     MetricContract,
-    ModelContract,
     RecordDatasetContract,
     TokenizerContract,
-    ToyTransformer,
 )
 
 if sys.version_info >= (3, 14):
@@ -137,11 +135,6 @@ class TestPerplexity(MetricContract):
 class TestBitsPerByte(MetricContract):
     def make(self, folder):
         return BitsPerByte()
-
-
-class TestToyTransformer(ModelContract):
-    def make(self, folder):
-        return [ToyTransformer()]
 
 
 MODULES = (

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from codex_kernel.testing import ModelContract, ToyTransformer
 from tests.testing.faulty import Fault, Faulty
+
+
+class TestToyTransformer(ModelContract):
+    def make(self, folder):
+        return [ToyTransformer()]
+
 
 HEAD = """
 from codex_kernel.testing import ModelContract

@@ -18,6 +18,7 @@ from attrs import field, frozen
 import codex_kernel.testing as kit
 from codex_kernel.testing import SpawnedContract
 
+ROOT = Path(__file__).parents[2]
 MODULES = {
     "imports_numpy": "import numpy\n",
     "prints_on_import": "import os\n\nprint('hello')\nos.environ['CHANGED'] = 'by an import'\n",
@@ -142,7 +143,7 @@ class Faulty:
             [*command, "test_faulty.py"],
             cwd=folder,
             # In CI pytest explains with full diffs, which must not take hours.
-            env={**os.environ, "CI": "true", "PYTHONPATH": str(folder)},
+            env={**os.environ, "CI": "true", "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
             capture_output=True,
             text=True,
             check=False,
