@@ -10,6 +10,10 @@ import os
 import sys
 
 
+_OF_SIGNALS = 128
+_GRACE_SECONDS = 5.0
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     _open_closed_streams()
@@ -28,7 +32,28 @@ def main() -> None:
     from codex_kernel.collector import hold_back
 
     hold_back()
-    sys.exit(run_command(arguments))
+    code = run_command(arguments)
+    if code > _OF_SIGNALS:
+        _end_within(_GRACE_SECONDS, code)
+    sys.exit(code)
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """Let this process end by then, whatever its threads and exit handlers still wait for.
+
+    The signal may have broken into a library anywhere: say, where it had started a thread and not yet noted that there
+    is one to be ended. What codex writes is closed by now.
+    """
+    import threading
+    import time
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    threading.Thread(target=end, name="codex-end", daemon=True).start()
 
 
 def _open_closed_streams() -> None:

@@ -22,6 +22,7 @@ from tests.resumable import (
     resolved,
     waiting,
 )
+from tests.toys import install
 
 
 @pytest.fixture
@@ -62,6 +63,31 @@ def test_a_signal_before_the_first_step_says_that_there_is_nothing_to_resume(
     assert outcome(workplace.folder / "r")["exit_code"] == 128 + number
     workplace.write("go-build", "")
     assert auto(workplace, "--run-dir", "r", *GATED).code == 0
+
+
+LEAVES_A_THREAD = """\
+import os, signal, threading, time
+from attrs import frozen
+from codex_kernel import hookimpl
+
+@frozen
+class Waits:
+    @hookimpl
+    def codex_dataset(self):
+        threading.Thread(target=threading.Event().wait).start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+"""
+
+
+def test_a_stopped_run_ends_although_a_thread_waits_for_ever(workplace: Workplace) -> None:
+    """A signal that breaks into a library may leave a thread behind that nobody ends: the process ends all the same."""
+    plugins = {"codex.datasets": {"waits": "codex_waits:Waits"}}
+    install(workplace.site, "codex-waits", plugins, modules={"codex_waits": LEAVES_A_THREAD})
+    said = workplace.codex("run", "toy.yaml", "--run-dir", "r", "--set", "dataset=waits")
+    assert said.code == 143, said.err
+    assert "stopped by SIGTERM before the first step" in said.err
+    assert outcome(workplace.folder / "r")["status"] == "stopped"
 
 
 def test_a_signal_while_a_resume_builds_its_parts_loses_nothing(workplace: Workplace) -> None:
