@@ -9,7 +9,6 @@ import io
 import os
 import sys
 
-
 _OF_SIGNALS = 128
 _GRACE_SECONDS = 5.0
 
@@ -44,6 +43,7 @@ def _end_within(seconds: float, code: int) -> None:
     The signal may have broken into a library anywhere: say, where it had started a thread and not yet noted that there
     is one to be ended. What codex writes is closed by now.
     """
+    import contextlib
     import threading
     import time
 
@@ -51,8 +51,9 @@ def _end_within(seconds: float, code: int) -> None:
         time.sleep(seconds)
         os._exit(code)
 
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody listens
+            stream.flush()
     threading.Thread(target=end, name="codex-end", daemon=True).start()
 
 

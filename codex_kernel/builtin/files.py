@@ -84,17 +84,23 @@ def find(
     each path that is left out since it is no file: links that lead nowhere or to folders, pipes, sockets, devices.
     """
     found: dict[str, FoundFile] = {}
+    looked_through: set[str] = set()
+    linked: dict[str, str] = {}
     for pattern in patterns:
         top = _top(pattern, base)
-        for path, kind in _candidates(pattern, base):
+        for path, kind in _candidates(pattern, base, looked_through):
             name = _name(path, base)
             if excluded(name, exclude):
                 continue
             real = os.path.realpath(path)
             if kind == _FILE and (real not in found or os.path.realpath(base) + "/" + name == real):
                 found[real] = FoundFile(name, path, top)
+            elif kind == _FOLDER:
+                linked[name] = real
             elif kind != _FILE and lost is not None:
-                lost.append(f"{name}, {_LINKED if kind == _FOLDER else kind}")
+                lost.append(f"{name}, {kind}")
+    if lost is not None:
+        lost += [f"{name}, {_LINKED}" for name, real in linked.items() if real not in looked_through]
     return sorted(found.values(), key=lambda file: file.name)
 
 
@@ -123,8 +129,13 @@ def matches(pattern: str, base: Path) -> Iterator[Path]:
     return (path for path, kind in _candidates(pattern, base) if kind == _FILE)
 
 
-def _candidates(pattern: str, base: Path) -> Iterator[tuple[Path, str]]:
-    """Give what a pattern matches, and what it is; folders are looked through, and only links to them given."""
+def _candidates(
+    pattern: str, base: Path, looked_through: set[str] | None = None
+) -> Iterator[tuple[Path, str]]:
+    """Give what a pattern matches, and what it is; folders are looked through, and only links to them given.
+
+    looked_through: gets the real paths of these folders.
+    """
     if not pattern:
         raise InputError("paths: an empty name, expected a file, folder or glob", remedy="'.' is this folder")
     root, rest = _literal(pattern, base)
@@ -140,10 +151,11 @@ def _candidates(pattern: str, base: Path) -> Iterator[tuple[Path, str]]:
     regex = _regex("/".join(rest))
     hidden = any(part.startswith(".") for part in rest)
     depth = None if "**" in rest else len(rest)
-    for path, name in _walk(root, hidden=hidden, depth=depth):
-        found = _kind(path)
-        if found == _FOLDER or regex.fullmatch(name):
-            yield path, found
+    for path, name in _walk(root, hidden, depth, set() if looked_through is None else looked_through):
+        if name is None:
+            yield path, _FOLDER
+        elif regex.fullmatch(name):
+            yield path, _kind(path)
 
 
 def excluded(name: str, patterns: Sequence[str]) -> bool:
@@ -208,20 +220,26 @@ def _literal(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
     return root, ()
 
 
-def _walk(root: Path, *, hidden: bool, depth: int | None) -> Iterator[tuple[Path, str]]:
-    """Give what is no folder below a folder, and their paths relative to it; `depth` None: at any depth.
+def _walk(
+    root: Path,
+    hidden: bool,
+    depth: int | None,
+    looked_through: set[str],  # noqa: FBT001 - as the pattern says
+) -> Iterator[tuple[Path, str | None]]:
+    """Give what is no folder below a folder, with its path relative to it; `depth` None: at any depth.
 
-    A link to a folder is given where that lies elsewhere: what it leads to is not looked through.
+    Links to folders, which are not followed, are given with None, where the folder would be looked through.
     """
-    inside = os.path.realpath(root) + os.sep
     for folder, folders, files in os.walk(root, onerror=_refuse_folder):
+        looked_through.add(os.path.realpath(folder))
         at = "" if Path(folder) == root else PurePosixPath(os.path.relpath(folder, root)).as_posix() + "/"
         if depth is not None and at.count("/") >= depth - 1:
             folders.clear()
         folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
-        linked = [name for name in folders if Path(folder, name).is_symlink()]
-        elsewhere = [name for name in linked if not os.path.realpath(Path(folder, name)).startswith(inside)]
-        for name in sorted([*files, *elsewhere]):
+        for path in (Path(folder, name) for name in folders):
+            if path.is_symlink():
+                yield path, None
+        for name in sorted(files):
             if hidden or not name.startswith("."):
                 yield Path(folder, name), at + name
 

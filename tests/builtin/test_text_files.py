@@ -254,10 +254,30 @@ def test_links_to_folders_are_told_where_their_files_are_not_read(tmp_path):
     for pattern in ("d", "d/**/*.py"):
         assert told(tmp_path, pattern) == (["d/a.py", "d/deep/b.py"], [left_out])
     assert told(tmp_path, "d/*.py") == (["d/a.py"], [])
+    assert told(tmp_path, "d", "out") == (["d/a.py", "d/deep/b.py", "out/o.py"], [])
     assert told(tmp_path, "d/elsewhere") == (["d/elsewhere/o.py"], [])
     run = make_run(tmp_path)
     list(TextFiles(paths=["d"], exclude=["elsewhere"]).codex_dataset(run))
     assert run.report.warnings == []
+
+
+def test_a_link_to_a_folder_that_is_not_looked_through_is_told(tmp_path):
+    """Its files are read by no other way: the folder is hidden, or lies deeper than the pattern goes."""
+    tree(tmp_path, ".h/docs/a.md", "b.md", "d/deep/er/x.txt", "d/one/x.txt")
+    (tmp_path / "docs").symlink_to(tmp_path / ".h" / "docs")
+    (tmp_path / "d" / "link").symlink_to(tmp_path / "d" / "deep" / "er")
+    words = "a link to a folder: name the folder itself to read it"
+    assert told(tmp_path, "*/*.md", "b.md") == (["b.md"], [f"the dataset leaves out docs, {words}"])
+    assert told(tmp_path, "d/*/x.txt") == (["d/one/x.txt"], [f"the dataset leaves out d/link, {words}"])
+
+
+def test_a_link_that_leads_to_itself_matters_only_where_it_matches(tmp_path):
+    """It cannot be looked at; a pattern that does not match it does not try."""
+    tree(tmp_path, "a.py")
+    (tmp_path / "loop").symlink_to("loop")
+    assert told(tmp_path, "*.py") == (["a.py"], [])
+    with pytest.raises(InputError, match="cannot be looked at"):
+        told(tmp_path, "*")
 
 
 def test_what_is_no_file_in_a_folder_is_told(tmp_path):
