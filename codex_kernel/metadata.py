@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,11 @@ GROUPS = {
     "command": "codex.commands",
 }
 KERNEL = "codex-kernel"
+FILE_NAME = "codex-plugin.json"
+"""Name of the static manifest in a package; that of a single module has the module's name and a dot before it."""
+MAX_BYTES = 4 * 2**20
+"""More than this of a static manifest is not read."""
+_MAX_RECORD_BYTES = 64 * 2**20
 _KIND_OF = {group: kind for kind, group in GROUPS.items()}
 _METADATA_NAMES = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}
 
@@ -163,25 +169,138 @@ def _read_header(metadata: Path) -> tuple[str, str, str, str]:
     return name, version, summary, kernel_requirement(requirements)
 
 
-_STATIC = re.compile(r"^(.*\bcodex-plugin\.json),", re.MULTILINE)
-_MADE_FOR = re.compile(r'"plugin_api"\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]')
+_STATIC = re.compile(rf"(^|[/\\.]){re.escape(FILE_NAME)}$")
+_MADE_FOR = re.compile(rb'"plugin_api"\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]')
 
 
 def _made_for(metadata: Path) -> Api | None:
-    """Return the API in the distribution's codex-plugin.json, found by its file record; None where it has none.
+    """Return the API in the distribution's codex-plugin.json; None where it has none that can be believed.
 
     One number of it: reading all of that file as JSON would cost a listing more than all the rest.
     """
     try:
-        record = (metadata / "RECORD").read_text(encoding="utf-8", errors="replace")
-        static = _STATIC.search(record)
-        if static is None:
-            return None
-        text = (metadata.parent / static[1]).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        listed = static_file_of(metadata)
+        found = listed and _MADE_FOR.search(bytes_of(metadata.parent, listed))
+    except UnfitError:
         return None
-    found = _MADE_FOR.search(text)
     return (int(found[1]), int(found[2])) if found else None
+
+
+# ── the record of a distribution's files ──────────────────────────────────────────────────────────────────────────
+
+
+class UnfitError(Exception):
+    """A file of a distribution cannot be believed; the text says why."""
+
+
+class Recorded(NamedTuple):
+    """A file as the record of its distribution lists it, its path from the folder that the metadata lies in.
+
+    `digest` (`sha256=` and base64) and `size` are "" where the record does not have them.
+    """
+
+    path: str
+    digest: str = ""
+    size: str = ""
+
+
+def record_of(metadata: Path) -> tuple[Recorded, ...] | None:
+    """Return the files in a distribution's RECORD; None where it has none, or none that can be read.
+
+    metadata: its folder. Whatever the file holds, nothing is raised.
+    """
+    text = _record(metadata)
+    return None if text is None else _rows(text)
+
+
+def static_file_of(metadata: Path) -> Recorded | None:
+    """Return where a distribution's record places its codex-plugin.json; None where it does not have one.
+
+    Raises UnfitError where it has several.
+    """
+    text = _record(metadata)
+    if text is None or FILE_NAME not in text:  # most have none, and need not be taken apart
+        return None
+    listed = [row for row in _rows(text) or () if _STATIC.search(row.path)]
+    if len(listed) > 1:
+        raise UnfitError(f"its record lists {len(listed)} of them")
+    return listed[0] if listed else None
+
+
+def bytes_of(folder: Path, recorded: Recorded, most: int = MAX_BYTES) -> bytes:
+    """Return the content of a recorded file; raise UnfitError unless it is the one that was installed.
+
+    folder: where the distribution is installed. most: more bytes than this are not read.
+    """
+    path, digest, size = recorded
+    if os.path.isabs(path) or ".." in path.replace("\\", "/").split("/"):  # noqa: PTH117 - text of a record
+        raise UnfitError(f"its record places it at {path}, outside of the installation")
+    data = _content(os.path.join(folder, path), most)  # noqa: PTH118 - as fast as it gets
+    if (size and size != str(len(data))) or (digest and digest != _digest(digest.partition("=")[0], data)):
+        raise UnfitError("it is not the file that was installed")
+    return data
+
+
+def _record(metadata: Path) -> str | None:
+    try:
+        return _content(os.path.join(metadata, "RECORD"), _MAX_RECORD_BYTES).decode(errors="replace")  # noqa: PTH118
+    except UnfitError:
+        return None
+
+
+def _rows(text: str) -> tuple[Recorded, ...] | None:
+    """Return the lines of a RECORD, which is CSV: a name may be quoted, and hold a comma."""
+    import csv
+    import io
+
+    try:
+        return tuple(Recorded(*row[:3]) for row in csv.reader(io.StringIO(text, newline="")) if row)
+    except csv.Error:
+        return None
+
+
+def _content(path: str, most: int) -> bytes:
+    try:
+        about = os.stat(path)  # noqa: PTH116 - as above
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
+            raise UnfitError("it is no plain file")
+        if about.st_size > most:
+            raise UnfitError(f"it is larger than {most // 2**20} MiB")
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            return file.read(about.st_size)
+    except OSError as error:
+        raise UnfitError(f"it cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise UnfitError(f"it cannot be read: {error}") from error
+
+
+def _digest(algorithm: str, data: bytes) -> str:
+    """Return a hash as RECORD writes it."""
+    from binascii import b2a_base64
+
+    text = b2a_base64(_hash(algorithm, data), newline=False).rstrip(b"=").decode()
+    return f"{algorithm}={text.replace('+', '-').replace('/', '_')}"
+
+
+def _hash(algorithm: str, data: bytes) -> bytes:
+    if algorithm == "sha256" and "hashlib" not in sys.modules:
+        # hashlib would load OpenSSL, which costs a listing more than all the rest.
+        from importlib import import_module
+
+        try:
+            quick: bytes = (
+                import_module("_sha2" if sys.version_info >= (3, 12) else "_sha256").sha256(data).digest()
+            )
+        except ImportError:  # not every Python has it
+            pass
+        else:
+            return quick
+    import hashlib
+
+    try:
+        return hashlib.new(algorithm, data).digest()
+    except (ValueError, TypeError) as error:
+        raise UnfitError(f"its record has a hash of the unknown kind {algorithm!r}") from error
 
 
 # ── source files ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codex_kernel.errors import InputError
-from codex_kernel.metadata import GROUPS, Entry
-
-FILE_NAME = "codex-plugin.json"
-"""Name of the static manifest in a package; that of a single module has the module's name and a dot before it."""
+from codex_kernel.metadata import FILE_NAME, GROUPS, Entry
 
 
 class Project(NamedTuple):

@@ -12,11 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codex_kernel.metadata import Entry, normal, parse_entry_points
-from codex_kernel.plugin_project import FILE_NAME
+from codex_kernel.metadata import (
+    FILE_NAME,
+    Entry,
+    Recorded,
+    UnfitError,
+    bytes_of,
+    normal,
+    parse_entry_points,
+    static_file_of,
+)
 
 SCHEMA_VERSION = 1
-MAX_BYTES = 4 * 2**20
 
 
 class PluginDescription(NamedTuple):
@@ -41,30 +48,57 @@ class PluginDescription(NamedTuple):
 Found = dict[tuple[str, str], PluginDescription]
 
 
-class _Unfit(Exception):  # noqa: N818 - it never leaves this module
-    """The file cannot be believed; the text says why."""
-
-
 def look_up(entry: Entry) -> Found | str | None:
-    """Return what the file of the entry's distribution holds, why it is not believed, or None where there is none."""
-    try:
-        record = (entry.metadata / "RECORD").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # not every installer writes one; a folder of sources has none
+    """Return what the file of the entry's distribution holds, why it is not believed, or None where there is none.
+
+    It is read once for all plugins of a distribution, and again once it, or what it is held against, has changed.
+    """
+    metadata = entry.metadata
+    listed = _listed(metadata, _stamp(metadata, "RECORD"))
+    if listed is None or _is_editable(metadata):
         return None
-    if FILE_NAME not in record or _is_editable(entry.metadata):
-        return None
+    found: Found | str
+    if isinstance(listed, str):
+        found = listed
+    else:
+        stamps = _stamp(metadata, "entry_points.txt"), _stamp(metadata.parent, listed.path)
+        found = _believed(metadata, normal(entry.distribution), listed, stamps)
+    if isinstance(found, str):
+        return f"the {FILE_NAME} of {entry.distribution} {entry.version} is not used: {found}"
+    return found
+
+
+_Stamp = tuple[int, int, int] | None
+
+
+def _stamp(folder: Path, name: str) -> _Stamp:
+    """Return what is another one once a file has changed; None where it is not there."""
     try:
-        listed = [line for line in map(_record_line, record.splitlines()) if line[0].endswith(FILE_NAME)]
-        if len(listed) != 1:
-            raise (
-                _Unfit(f"its record lists {len(listed)} of them")
-                if listed
-                else _Unfit("its record is damaged")
-            )
-        found = _parse(_bytes_of(entry.metadata.parent, *listed[0]))
-        _compare(entry, found)
-    except _Unfit as reason:
-        return f"the {FILE_NAME} of {entry.distribution} {entry.version} is not used: {reason}"
+        about = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - as fast as it gets
+    except (OSError, ValueError):
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+@functools.lru_cache(maxsize=256)
+def _listed(metadata: Path, _record: _Stamp) -> Recorded | str | None:
+    """Return where the record has the file, or why that is not believed."""
+    try:
+        return static_file_of(metadata)
+    except UnfitError as reason:
+        return str(reason)
+
+
+@functools.lru_cache(maxsize=256)
+def _believed(
+    metadata: Path, distribution: str, listed: Recorded, _stamps: tuple[_Stamp, _Stamp]
+) -> Found | str:
+    """Return what the file holds, or why it is not believed."""
+    try:
+        found = _parse(bytes_of(metadata.parent, listed))
+        _compare(metadata, distribution, found)
+    except UnfitError as reason:
+        return str(reason)
     return found.plugins
 
 
@@ -77,40 +111,6 @@ def _is_editable(metadata: Path) -> bool:
     return b'"editable":true' in b"".join(text.split())
 
 
-def _record_line(line: str) -> tuple[str, str, str]:
-    """Return path, hash and size of a line of RECORD, each "" where it is not there."""
-    path, digest, size = line.rsplit(",", 2) if line.count(",") > 1 else (line, "", "")
-    return path.strip('"').replace('""', '"'), digest, size
-
-
-def _bytes_of(folder: Path, path: str, digest: str, size: str) -> bytes:
-    """Return the content of a file of a distribution, which must be the one that was installed."""
-    if os.path.isabs(path) or ".." in path.split("/"):  # noqa: PTH117 - text of a record
-        raise _Unfit(f"its record places it at {path}, outside of the installation")
-    try:
-        with open(folder / path, "rb") as file:  # noqa: PTH123 - as fast as it gets
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _Unfit(f"it cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise _Unfit(f"it is larger than {MAX_BYTES // 2**20} MiB")
-    if (size and size != str(len(data))) or (digest and digest != _digest(digest.partition("=")[0], data)):
-        raise _Unfit("it is not the file that was installed")
-    return data
-
-
-def _digest(algorithm: str, data: bytes) -> str:
-    """Return a hash as RECORD writes it."""
-    import base64
-    import hashlib
-
-    try:
-        made = hashlib.new(algorithm, data).digest()
-    except (ValueError, TypeError) as error:
-        raise _Unfit(f"its record has a hash of the unknown kind {algorithm!r}") from error
-    return f"{algorithm}={base64.urlsafe_b64encode(made).rstrip(b'=').decode()}"
-
-
 class _File(NamedTuple):
     """The content of a file."""
 
@@ -118,24 +118,23 @@ class _File(NamedTuple):
     plugins: Found
 
 
-@functools.lru_cache(maxsize=256)
 def _parse(data: bytes) -> _File:
-    """Read the text of a file; raise _Unfit where it is not what `build` makes."""
+    """Read the text of a file; raise UnfitError where it is not what `build` makes."""
     import json
 
     try:
         content = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _Unfit(f"it is not JSON: {error}") from error
+        raise UnfitError(f"it is not JSON: {error}") from error
     version = _take(content, "schema_version", int)
     if version != SCHEMA_VERSION:
         older = "an older one" if version < SCHEMA_VERSION else "a newer one"
-        raise _Unfit(
+        raise UnfitError(
             f"its schema_version is {version}, {older} than {SCHEMA_VERSION}, which this kernel reads"
         )
     api = _take(content, "plugin_api", list)
     if len(api) != 2 or any(type(number) is not int for number in api):  # noqa: PLR2004 - major and minor
-        raise _Unfit(f"its plugin_api is {api!r}, not two whole numbers")
+        raise UnfitError(f"its plugin_api is {api!r}, not two whole numbers")
     described = [
         *(_plugin(row, (api[0], api[1])) for row in _take(content, "plugins", list)),
         *(_command(row, (api[0], api[1])) for row in _take(content, "commands", list)),
@@ -158,14 +157,14 @@ def _take(mapping: Any, key: str, kind: type) -> Any:
     """Return a value of the wanted type; a bool is no integer."""
     value = mapping.get(key) if isinstance(mapping, dict) else None
     if type(value) is not kind:
-        raise _Unfit(f"{key!r} is {'missing' if value is None else f'a {type(value).__name__}'}")
+        raise UnfitError(f"{key!r} is {'missing' if value is None else f'a {type(value).__name__}'}")
     return value
 
 
 def _texts(row: Any, key: str) -> tuple[str, ...]:
     texts = _take(row, key, list)
     if not all(isinstance(text, str) for text in texts):
-        raise _Unfit(f"{key!r} holds what is no text")
+        raise UnfitError(f"{key!r} holds what is no text")
     return tuple(texts)
 
 
@@ -190,16 +189,16 @@ def _command(row: Any, api: tuple[int, int]) -> PluginDescription:
     return PluginDescription("command", name, target, described, (), (), {}, api, static=True)
 
 
-def _compare(entry: Entry, found: _File) -> None:
-    """Raise _Unfit where the file speaks of other plugins than the entry points of its distribution."""
-    if normal(found.distribution) != normal(entry.distribution):
-        raise _Unfit(f"it is that of {found.distribution!r}")
+def _compare(metadata: Path, distribution: str, found: _File) -> None:
+    """Raise UnfitError where the file speaks of other plugins than the entry points of its distribution."""
+    if normal(found.distribution) != distribution:
+        raise UnfitError(f"it is that of {found.distribution!r}")
     try:
-        text = (entry.metadata / "entry_points.txt").read_text(encoding="utf-8")
+        text = (metadata / "entry_points.txt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         text = ""
     announced = {(kind, name): target for kind, name, target in parse_entry_points(text)}
     described = {key: one.target for key, one in found.plugins.items()}
     for kind, name in sorted(key for key, _target in announced.items() ^ described.items()):
         ours, theirs = described.get((kind, name), "nothing"), announced.get((kind, name), "nothing")
-        raise _Unfit(f"{kind} {name!r} is {ours} there, and {theirs} among the entry points")
+        raise UnfitError(f"{kind} {name!r} is {ours} there, and {theirs} among the entry points")

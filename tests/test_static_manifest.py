@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCALARS, classes_with_values, tree
 
-from codex_kernel import static_manifest
+from codex_kernel import static_file, static_manifest
 from codex_kernel.catalog import Catalog
 from codex_kernel.errors import InputError, PluginError, Problem
-from codex_kernel.metadata import Entry
+from codex_kernel.metadata import Entry, record_of
 from codex_kernel.options import Secret, option
 from codex_kernel.plugin_project import read_project
 from codex_kernel.schema_types import class_of, is_described
@@ -264,6 +265,72 @@ def test_a_record_that_points_elsewhere_is_not_followed(tmp_path, place):
     with (metadata / "RECORD").open("a") as record:
         record.write(f"{place},,\n")
     assert "outside of the installation" in static_manifest.fault(entry_of(tmp_path / "site"))
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ("m\0/codex-plugin.json,,\n", "it cannot be read: embedded null byte"),
+        ("../outside/codex-plugin.json,,\n", "outside of the installation"),
+        ("..\\outside\\codex-plugin.json,,\n", "outside of the installation"),
+        ("pipe/codex-plugin.json,,\n", "it is no plain file"),
+        ("big/codex-plugin.json,,\n", "it is larger than 4 MiB"),
+        ("good/codex-plugin.json,sha256=wrong,\n", "it is not the file that was installed"),
+        ("good/codex-plugin.json,sha0=wrong,\n", "a hash of the unknown kind 'sha0'"),
+        ("good/codex-plugin.json\nbig/codex-plugin.json,,\n", "its record lists 2 of them"),
+    ],
+    ids=range(8),
+)
+def test_what_a_record_places_wrongly_is_a_reason_and_is_not_judged_by(tmp_path, record, why):
+    """The listing takes no API of such a file, as the description takes nothing of it; neither fails."""
+    site = tmp_path / "site"
+    for folder in (tmp_path / "outside", site / "pipe", site / "big", site / "good"):
+        folder.mkdir(parents=True)
+    newer = json.dumps(manifest(plugin_api=[99, 0]))
+    for folder in (tmp_path / "outside", site / "good"):
+        (folder / "codex-plugin.json").write_text(newer)
+    (site / "big" / "codex-plugin.json").write_text(newer + " " * 2**22)
+    os.mkfifo(site / "pipe" / "codex-plugin.json")
+    (far(site) / "RECORD").write_text(record)
+    entry = entry_of(site)
+    assert (entry.plugin_api, entry.status) == (None, "ok")
+    assert why in static_manifest.fault(entry)
+    assert static_manifest.read(entry) is None
+
+
+def test_the_listing_judges_by_a_file_with_a_comma_in_its_quoted_name(tmp_path):
+    """A record is CSV, in which an installer quotes such a path."""
+    metadata = far(tmp_path)
+    put(metadata, manifest(plugin_api=[99, 0]), "a, b/codex-plugin.json")
+    text = (metadata / "RECORD").read_text()
+    (metadata / "RECORD").write_text(text.replace("a, b/codex-plugin.json", '"a, b/codex-plugin.json"'))
+    assert [row.path for row in record_of(metadata)] == ["codex_far.py", "a, b/codex-plugin.json"]
+    assert (entry_of(tmp_path).plugin_api, entry_of(tmp_path).status) == ((99, 0), "incompatible")
+
+
+@given(record=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_record_is_read_without_an_error(tmp_path_factory, record):
+    """Whatever bytes lie there: files, or none that can be read."""
+    metadata = tmp_path_factory.mktemp("any")
+    assert record_of(metadata) is None
+    (metadata / "RECORD").write_bytes(record)
+    assert all(isinstance(row.path, str) for row in record_of(metadata) or ())
+
+
+def test_a_file_is_read_once_for_all_plugins_of_a_distribution(tmp_path, monkeypatch):
+    """And again once it has changed."""
+    names = [f"far{number}" for number in range(20)]
+    metadata = install(tmp_path, "codex-far", {"codex.loggers": dict.fromkeys(names, TARGET)})
+    made = manifest_of("codex-far", [("logger", name, TARGET, Inner) for name in names])
+    file = put(metadata, made)
+    read: list[bytes] = []
+    parse = static_file._parse
+    monkeypatch.setattr(static_file, "_parse", lambda data: (read.append(data), parse(data))[1])
+    entries = Catalog.scan([str(tmp_path)]).entries
+    assert len([entry for entry in entries if static_manifest.read(entry)]) == 20
+    assert len(read) == 1
+    file.write_text("[]")
+    assert "it is not the file that was installed" in static_manifest.fault(entries[0])
 
 
 def test_two_files_are_none(tmp_path):
