@@ -24,7 +24,7 @@ from codex_kernel.data.encode import default_fingerprint
 from codex_kernel.data.kept import DamagedError, FileFacts
 from codex_kernel.data.store import TokenData, folder_of
 from codex_kernel.durable import read_json, storage_errors, sync_folder, sync_tree
-from codex_kernel.errors import CodexError, InputError, PluginError
+from codex_kernel.errors import CodexError, InputError, PluginError, in_words
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
     Evaluation,
@@ -238,7 +238,7 @@ def _blaming(chosen: Chosen, method: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise PluginError(
-            f"{chosen.entry} failed in {method}: {type(error).__name__}: {error}",
+            f"{chosen.entry} failed in {method}: {in_words(error)}",
             remedy="--debug shows the traceback",
         ) from error
 

@@ -46,6 +46,21 @@ class ConversationError(InputError):
         self.index = index
 
 
+def in_words(error: BaseException) -> str:
+    """Return an exception in one line: its type, and the first line of its message.
+
+    That message is made by code of the exception's own class, which may fail once more.
+    """
+    name = type(error).__name__
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever it is, there are no words for it
+        return f"{name} (its message cannot be read)"
+    return f"{name}: {text}" if text else name
+
+
 class Problem(NamedTuple):
     """One fault in what the user wrote.
 

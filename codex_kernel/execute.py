@@ -20,7 +20,14 @@ from codex_kernel import changes, collector, environment, metrics, yaml_reader, 
 from codex_kernel.build import build_parts, build_source, check_same_data, recorded
 from codex_kernel.changes import Change
 from codex_kernel.durable import read_json, storage_errors, sweep, write_json, write_whole
-from codex_kernel.errors import CodexError, NoCheckpointError, PluginError, StoppedError, StorageError
+from codex_kernel.errors import (
+    CodexError,
+    NoCheckpointError,
+    PluginError,
+    StoppedError,
+    StorageError,
+    in_words,
+)
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import (
     CheckpointArchive,
@@ -186,7 +193,8 @@ class _Execution:
     def _train(self, run: RunContext, reporter: RunReporter) -> TrainResult:
         """Build the parts in their order and train."""
         resumes = isinstance(self.how, Resumption)
-        reporter.run_started(environment.flat(self.plan.resolved()))  # first: observers open there what they write to
+        # First: observers open there what they write to.
+        reporter.run_started(environment.flat(self.plan.resolved()))
         reporter.event("run_resumed" if resumes else "run_started", command=list(self.how.command))
         for path in sweep(self.folder.path):
             reporter.event("leftover_deleted", path=str(path))
@@ -244,9 +252,8 @@ class _Execution:
         except (CodexError, KeyboardInterrupt):
             raise
         except Exception as error:
-            text = str(error).strip().split("\n", maxsplit=1)[0]
             raise PluginError(
-                f"{self.plan.of_kind('trainer')[0].entry} failed while training: {type(error).__name__}: {text}",
+                f"{self.plan.of_kind('trainer')[0].entry} failed while training: {in_words(error)}",
                 remedy=_remedy(error),
             ) from error
 
@@ -297,7 +304,7 @@ def _faults(checkpointer: Checkpointer) -> list[str]:
 
 def _remedy(error: Exception) -> str:
     """Say what helps against an error in training: most often the batch does not fit."""
-    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+    if isinstance(error, MemoryError) or "memory" in in_words(error).lower():
         return "lower trainer.micro_batch_size or data.seq_len: codex plan shows what needs the memory"
     return "--debug shows the traceback; codex resume goes on from the newest checkpoint"
 
@@ -328,13 +335,11 @@ def _ended(result: TrainResult, seconds: float, reporter: RunReporter) -> Outcom
 
 def _failed(error: BaseException, seconds: float, reporter: RunReporter) -> Outcome:
     """Return the outcome of a run that an error ended; its counts are those of the last record."""
-    known = isinstance(error, CodexError)
-    text = str(error).split("\n", maxsplit=1)[0]
     progress = reporter.last_progress
     return Outcome(
         status="stopped" if isinstance(error, StoppedError) else "failed",
         exit_code=error.exit_code if isinstance(error, CodexError) else 1,
-        reason=text if known else f"{type(error).__name__}: {text}",
+        reason=error.message.partition("\n")[0] if isinstance(error, CodexError) else in_words(error),
         steps=progress.step,
         tokens=progress.tokens,
         samples=progress.samples,

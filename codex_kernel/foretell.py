@@ -14,7 +14,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from codex_kernel.build import Source, build_parts, build_source
-from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.errors import CodexError, PluginError, in_words
 from codex_kernel.interfaces import Estimate, Estimates, Probe, Probes, Reporter, RunContext, Trainer
 from codex_kernel.plan import Plan, preflight
 
@@ -84,9 +84,8 @@ class PlannedRun:
         except CodexError:
             raise
         except Exception as error:
-            text = str(error).strip().split("\n", maxsplit=1)[0]
             raise PluginError(
-                f"{self._trainer_name} failed while probing: {type(error).__name__}: {text}",
+                f"{self._trainer_name} failed while probing: {in_words(error)}",
                 remedy="--debug shows where",
             ) from error
 

@@ -18,7 +18,7 @@ import pluggy
 from attrs import define, field, frozen
 
 from codex_kernel import hookspecs, tracing
-from codex_kernel.errors import CodexError, InputError, PluginError
+from codex_kernel.errors import CodexError, InputError, PluginError, in_words
 from codex_kernel.interfaces import (
     BadRecord,
     Checkpoint,
@@ -59,7 +59,7 @@ class ObserverFailure:
     fatal: bool
 
     def __str__(self) -> str:
-        text = f"{self.plugin} failed in {self.hook}: {type(self.error).__name__}: {self.error}"
+        text = f"{self.plugin} failed in {self.hook}: {in_words(self.error)}"
         return f"{text}; it is detached from this run" if self.detached else text
 
 
@@ -252,9 +252,8 @@ class Hooks:
         frame = error.__traceback__
         while frame is not None:
             owner, frame = labels.get(frame.tb_frame.f_code, owner), frame.tb_next
-        text = str(error).strip().split("\n", maxsplit=1)[0]
         return PluginError(
-            f"{owner} failed in {hook}: {type(error).__name__}: {text}", remedy="--debug shows the traceback"
+            f"{owner} failed in {hook}: {in_words(error)}", remedy="--debug shows the traceback"
         )
 
     # ── observers ─────────────────────────────────────────────────────────────────────────────────────────────────

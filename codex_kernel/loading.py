@@ -17,7 +17,7 @@ from typing import NoReturn
 import attrs
 
 from codex_kernel.catalog import Entry
-from codex_kernel.errors import PluginError
+from codex_kernel.errors import PluginError, in_words
 from codex_kernel.installers import uninstall_line, upgrade_line
 
 HOOK_OF_KIND = {
@@ -136,11 +136,13 @@ def _check_class(entry: Entry, plugin: object) -> None:
 
 def _first_cause(error: BaseException) -> str:
     """Return the innermost cause of an exception, in one line."""
-    while error.__cause__ is not None:
+    seen = {id(error)}  # causes may go round in a circle
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
-    text = str(error).strip().split("\n", maxsplit=1)[0]
+        seen.add(id(error))
+    words = in_words(error)
     if isinstance(error, _EndedProcessError):
-        return f"it ended the process ({text})"
+        return f"it ended the process ({words.partition(': ')[2]})"
     if isinstance(error, SystemExit):
-        return f"it ended the process (SystemExit {text})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"it ended the process ({words.replace(': ', ' ', 1)})"
+    return words

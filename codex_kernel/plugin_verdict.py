@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from codex_kernel.catalog import Entry
-from codex_kernel.errors import PluginError
+from codex_kernel.errors import PluginError, in_words
 from codex_kernel.hooks import Hooks
 from codex_kernel.loading import import_target, load
 from codex_kernel.option_types import Option, is_made_of_sources, options_of
@@ -44,7 +44,7 @@ def main(request: Mapping[str, Any]) -> NoReturn:
         try:
             verdict = judge(entry, report)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the plugin's doing
-            verdict = {"faults": [_in_words(error)], "remedy": None}
+            verdict = {"faults": [in_words(error)], "remedy": None}
         _tell(report, done=verdict)
     os._exit(0)
 
@@ -122,7 +122,7 @@ def _noted(found: dict[str, Any]) -> Iterator[None]:
         found["faults"].append(error.message)
         found["remedy"] = found["remedy"] or error.remedy
     except BaseException as error:  # noqa: BLE001 - a property, a factory or a metaclass may raise anything
-        found["faults"].append(_in_words(error))
+        found["faults"].append(in_words(error))
 
 
 @contextlib.contextmanager
@@ -153,11 +153,6 @@ def _load_command(entry: Entry) -> type:
             remedy="decorate the function with @click.command()",
         )
     return type(command)
-
-
-def _in_words(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _heavy(before: set[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from attrs import asdict, define, field
 
 from codex_kernel import metrics
-from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.errors import CodexError, PluginError, in_words
 from codex_kernel.hooks import Hooks, ObserverFailure
 from codex_kernel.interfaces import Checkpoint, Outcome, Progress, RunContext
 from codex_kernel.metric_values import as_numbers
@@ -203,7 +203,7 @@ class RunReporter:
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - the disk, not an observer: raised in the training thread
-                text = f"the loggers' thread failed: {type(error).__name__}: {error}"
+                text = f"the loggers' thread failed: {in_words(error)}"
                 self._fatal = self._fatal or (error if isinstance(error, CodexError) else CodexError(text))
 
     def _tell_metrics(
@@ -235,7 +235,7 @@ class RunReporter:
             "observer_failed",
             plugin=failure.plugin,
             hook=failure.hook,
-            error=f"{type(failure.error).__name__}: {failure.error}",
+            error=in_words(failure.error),
             detached=failure.detached,
         )
         if failure.fatal:

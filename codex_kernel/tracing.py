@@ -23,7 +23,7 @@ import pluggy
 from attrs import define, field
 
 from codex_kernel.durable import json_bytes
-from codex_kernel.errors import CodexError, InputError
+from codex_kernel.errors import CodexError, InputError, in_words
 from codex_kernel.hookspecs import hookimpl
 from codex_kernel.interfaces import RunContext
 
@@ -100,6 +100,8 @@ class Trace:
     """The trace of a command. It may be called from any thread."""
 
     spent: dict[str, Spent] = field(init=False, factory=dict)
+    _named: bool = field(init=False, default=False)
+    _in_run: bool = field(init=False, default=False)
     _descriptor: int | None = field(init=False, default=None)
     _waiting: list[bytes] | None = field(init=False, factory=list)
     _rank: str | None = field(init=False, factory=lambda: os.environ.get("RANK"))
@@ -169,7 +171,7 @@ class Trace:
             "outcome": outcome,
         }
         if error is not None:
-            record["error"] = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+            record["error"] = in_words(error)[:_ERROR_LENGTH]
         record |= {"depth": call.depth, "thread": threading.current_thread().name}
         if self._rank is not None:
             record["rank"] = int(self._rank) if self._rank.isdigit() else self._rank
@@ -184,32 +186,59 @@ class Trace:
     # ── where it goes ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(self, path: Path) -> None:
-        """Write to this file from now on, and what has waited for it; raises OSError where it cannot be written."""
+        """Write to this file and no other, whatever runs begin; raises OSError where it cannot be written."""
         with self._lock:
-            if self._waiting is None:
-                return
-            # Records are appended: each rank of a run, and each resume, adds its own.
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            lines, self._waiting = self._waiting, None
-            for line in lines:
-                self._write(line)
+            self._named = True
+            self._turn_to(path)
 
     def begin(self, folder: Path) -> None:
-        """Write into the folder of a run, unless a file was asked for."""
-        try:
-            self.open(folder / FILE_NAME)
-        except OSError as error:
-            self._waiting = None
-            _warn(f"the plugins are not traced: cannot write {folder / FILE_NAME}: {error.strerror}")
+        """Count for this run from now on, and write into its folder unless a file was asked for.
+
+        What was called since the run before ended is of this one: it was for it that it was called.
+        """
+        with self._lock:
+            if self._in_run:
+                self.spent.clear()
+            self._in_run = True
+            if self._named:
+                return
+            try:
+                self._turn_to(folder / FILE_NAME)
+            except OSError as error:
+                self._waiting = None
+                _warn(f"the plugins are not traced: cannot write {folder / FILE_NAME}: {error.strerror}")
+
+    def end(self) -> None:
+        """End the run: what is called from now on waits for the next one."""
+        with self._lock:
+            self._in_run = False
+            self.spent.clear()
+            if self._descriptor is not None and not self._named:
+                self._waiting = []
 
     def close(self) -> None:
         """Close the file; without one, write what there is to standard error."""
         with self._lock:
-            if self._descriptor is not None:
-                descriptor, self._descriptor = self._descriptor, None
-                _close(descriptor)
-            lines, self._waiting = self._waiting, None
-        _say(b"".join(lines or ()).decode())
+            lines, self._waiting = self._waiting or [], None
+            if self._descriptor is None:
+                _say(b"".join(lines).decode())
+            for line in lines:  # no other run has begun
+                self._write(line)
+            self._shut()
+
+    def _turn_to(self, path: Path) -> None:
+        """Write to another file, first what has waited for it."""
+        self._shut()
+        # Records are appended: each rank of a run, and each resume, adds its own.
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        lines, self._waiting = self._waiting or [], None
+        for line in lines:
+            self._write(line)
+
+    def _shut(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            _close(descriptor)
 
     def _write(self, line: bytes) -> None:
         """Write one line, in one piece; a file that cannot be written is given up, with one warning."""
@@ -223,8 +252,7 @@ class Trace:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
-            descriptor, self._descriptor = self._descriptor, None
-            _close(descriptor)
+            self._shut()
             _warn(f"the trace of the plugins ends here: {error.strerror or error}")
 
     def totals(self) -> list[dict[str, Any]]:
@@ -318,6 +346,8 @@ class RunTrace:
             run.report.event("plugin_seconds", plugins=self.trace.totals())
         except (CodexError, OSError) as error:
             _warn(f"the seconds per plugin are not in the record: {error}")
+        finally:
+            self.trace.end()
 
 
 def _close(descriptor: int) -> None:

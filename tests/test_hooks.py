@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from attrs import define, field, frozen
 
-from codex_kernel import hookspecs
+from codex_kernel import hookspecs, tracing
 from codex_kernel.errors import InputError, PluginError
 from codex_kernel.hooks import Hooks, ObserverFailure
 from codex_kernel.hookspecs import hookimpl
@@ -242,12 +242,13 @@ def test_an_implementation_that_would_never_be_called_right_is_refused(plugin: o
 class Watcher:
     fails: int = 0
     seen: list[int] = field(factory=list)
+    error: BaseException = field(factory=lambda: SystemExit("tracker down"))
 
     @hookimpl
     def codex_metrics(self, step: int) -> None:
         if self.fails:
             self.fails -= 1
-            raise SystemExit("tracker down")
+            raise self.error
         self.seen.append(step)
 
 
@@ -272,6 +273,30 @@ def test_a_failing_observer_does_not_stop_the_others_and_is_detached_at_the_thir
     assert str(failures[-1]) == (
         "Watcher failed in codex_metrics: SystemExit: tracker down; it is detached from this run"
     )
+
+
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_an_error_whose_message_cannot_be_read_ends_nothing(tmp_path: Path, traced: bool) -> None:
+    """Its type is told in place of it: of a provider, of an observer, and in a trace."""
+    trace = tracing.start(tmp_path / "trace.ndjson") if traced else None
+    try:
+        failures: list[ObserverFailure] = []
+        hooks = hooks_with(Failing(WordlessError()), Watcher(fails=1, error=WordlessError()))
+        hooks.on_observer_failure = failures.append
+        observe(hooks, tmp_path, 1)
+        words = "WordlessError (its message cannot be read)"
+        assert str(failures[0]) == f"Watcher failed in codex_metrics: {words}"
+        with pytest.raises(PluginError) as error:
+            hooks.dataset(make_run(tmp_path))
+        assert str(error.value) == f"Failing failed in codex_dataset: {words}"
+        assert (words in (tmp_path / "trace.ndjson").read_text()) if trace else True
+    finally:
+        tracing.stop()
 
 
 def test_an_observer_that_recovers_is_kept(tmp_path: Path) -> None:

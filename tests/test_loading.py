@@ -38,6 +38,14 @@ def test_a_good_plugin_is_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'",
         ),
         ("raise SystemExit(3)", "it ended the process (SystemExit 3)"),
+        (
+            "class Odd(Exception):\n    def __str__(self): raise RuntimeError('no words')\nraise Odd",
+            "cannot be imported: Odd (its message cannot be read)",
+        ),
+        (
+            "one, two = ValueError('one'), ValueError('two')\none.__cause__, two.__cause__ = two, one\nraise one",
+            "cannot be imported: ValueError: t",
+        ),
         ("def (", "cannot be imported: SyntaxError"),
         ("x = 1", "cannot be imported: AttributeError"),
         ("Mine = 1", "is int, expected an attrs class"),

@@ -252,7 +252,7 @@ def lost_where_nobody_listens() -> Iterator[None]:
 
 def _show(error: Exception, *, debug: bool) -> None:
     """Show an error."""
-    from codex_kernel.errors import CodexError, ManifestError
+    from codex_kernel.errors import CodexError, ManifestError, in_words
 
     if debug:
         import traceback
@@ -269,7 +269,7 @@ def _show(error: Exception, *, debug: bool) -> None:
             click.echo(f"  {error.remedy}", err=True)
         _show_notes(error)
         return
-    click.echo(f"error: {type(error).__name__}: {_shorten(str(error))}", err=True)
+    click.echo(f"error: {in_words(error)}", err=True)
     _show_notes(error)
     if not debug:
         click.echo("  this is not an error that codex knows: --debug shows the traceback", err=True)

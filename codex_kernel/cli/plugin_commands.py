@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import click
 
 from codex_kernel.catalog import UNUSABLE, Catalog, Entry
-from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.errors import CodexError, PluginError, in_words
 from codex_kernel.metadata import normal
 
 KIND = "command"
@@ -100,7 +100,9 @@ def blaming(entry: Entry) -> Iterator[None]:
     except _KEPT:
         raise
     except Exception as error:
-        raise PluginError(f"{entry} failed: {_cause(error)}", remedy="--debug shows the traceback") from error
+        raise PluginError(
+            f"{entry} failed: {in_words(error)}", remedy="--debug shows the traceback"
+        ) from error
 
 
 def suggestion(called: str, built_in: Collection[str]) -> str:
@@ -115,9 +117,3 @@ def suggestion(called: str, built_in: Collection[str]) -> str:
         return install_line(home.distribution)
     close = difflib.get_close_matches(called, [*built_in, *names(built_in)], n=1)
     return f"did you mean {close[0]!r}?" if close else ""
-
-
-def _cause(error: BaseException) -> str:
-    """Return an exception in one line."""
-    text = str(error).strip().split("\n", maxsplit=1)[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from codex_kernel.data.survey import checked, content_of, is_empty
-from codex_kernel.errors import CodexError, PluginError
+from codex_kernel.errors import CodexError, PluginError, in_words
 from codex_kernel.interfaces import Cleaned, Cleaner, Document
 
 LEFT_EMPTY = "left empty"
@@ -71,8 +71,7 @@ class _Counted:
             raise
         except Exception as error:
             raise PluginError(
-                f"the cleaning step {self.step.type!r} failed on document {document.id!r}: "
-                f"{type(error).__name__}: {error}",
+                f"the cleaning step {self.step.type!r} failed on document {document.id!r}: {in_words(error)}",
                 remedy="--debug shows the traceback",
             ) from error
         if not isinstance(answer, Cleaned):

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from codex_kernel.data import fim
 from codex_kernel.data.fim import Cut, FimTokens
 from codex_kernel.data.options import DataOptions
-from codex_kernel.errors import CodexError, ConversationError, InputError, PluginError
+from codex_kernel.errors import CodexError, ConversationError, InputError, PluginError, in_words
 from codex_kernel.interfaces import BatchTokenizer, ChatIds, ChatTokenizer, Document, Tokenizer
 
 _BATCH_DOCUMENTS = 512
@@ -211,7 +211,7 @@ def _call_batch(tokenizer: BatchTokenizer, texts: list[str], owners: Sequence[Do
     except CodexError:
         raise
     except Exception as error:
-        raise PluginError(f"the tokenizer failed on {where}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"the tokenizer failed on {where}: {in_words(error)}") from error
     if len(answers) != len(texts):
         raise PluginError(f"the tokenizer gave {len(answers)} encodings for {len(texts)} texts, {where}")
     return answers
@@ -230,9 +230,7 @@ def _blame(error: Exception, document: Document) -> NoReturn:
         raise InputError(f"document {document.id!r}: {error.message}", remedy=error.remedy) from error
     if isinstance(error, CodexError):
         raise error
-    raise PluginError(
-        f"the tokenizer failed on document {document.id!r}: {type(error).__name__}: {error}"
-    ) from error
+    raise PluginError(f"the tokenizer failed on document {document.id!r}: {in_words(error)}") from error
 
 
 def _checked_ids(ids: Any, document: Document, vocab_size: int) -> Any:

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from codex_kernel.data.activity import Activity
 from codex_kernel.data.options import DataOptions
-from codex_kernel.errors import CodexError, InputError, PluginError
+from codex_kernel.errors import CodexError, InputError, PluginError, in_words
 from codex_kernel.interfaces import BadRecord, Document, Message, Reporter
 
 _DIGEST_BYTES = 16  # of sha256: two documents out of 10^12 fall together with a chance of 10^-15
@@ -85,7 +85,7 @@ def documents_of(records: Records, skip_bad: int, bad: list[BadRecord]) -> Itera
         raise
     except Exception as error:
         after = f" after {seen} documents, the last one {last!r}" if seen else ""
-        raise PluginError(f"the dataset failed{after}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"the dataset failed{after}: {in_words(error)}") from error
 
 
 def refuse_one_shot(records: Records) -> None:
