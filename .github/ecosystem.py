@@ -131,7 +131,7 @@ def main() -> int:
         name: Path(folder).resolve() for name, _, folder in (text.partition("=") for text in arguments.source)
     }
     verdicts = []
-    for name in arguments.names or [*distributions(), *given]:
+    for name in dict.fromkeys(arguments.names or [*distributions(), *given]):
         verdict = judge(name, given, here=arguments.here)
         verdicts.append(verdict)
         if not arguments.json:

@@ -56,9 +56,12 @@ def load():
 
 def ask_for_help(module):
     from click.testing import CliRunner
-    for value in vars(module).values():
-        if getattr(value, "name", None) == command and hasattr(value, "callback"):
-            CliRunner().invoke(value, ["--help"], catch_exceptions=False)
+    values = [value for value in vars(module).values() if hasattr(value, "callback")]
+    named = [value for value in values if getattr(value, "name", None) == command]
+    if not named:
+        raise LookupError(f"{name} has no command that is called {command!r}")
+    for value in named:
+        CliRunner().invoke(value, ["--help"], catch_exceptions=False)
 
 def surroundings():
     return {

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from codex_kernel.catalog import Catalog
 from codex_kernel.errors import PluginError
@@ -27,12 +28,22 @@ _numbers = itertools.count(1)
 _local: dict[str, type] = {}
 
 
+@frozen
+class _Metadata:
+    """What a distribution says of itself beside its plugins."""
+
+    version: str = "1.0"
+    requires: str = "codex-kernel"
+    modules: tuple[str, ...] = ()
+
+
 @define(eq=False)
 class IsolatedCatalog:
     """The plugins that can be found; `folder` is the place where they are as if installed, on the path of modules."""
 
     folder: Path
     _plugins: dict[str, dict[str, dict[str, str]]] = field(init=False, factory=dict)
+    _metadata: dict[str, _Metadata] = field(init=False, factory=dict)
 
     def add(
         self, kind: str, name: str, plugin: type | object | str, *, distribution: str = DISTRIBUTION
@@ -44,7 +55,8 @@ class IsolatedCatalog:
         """
         target = plugin if isinstance(plugin, str) else self._lead_to(plugin)
         self._plugins.setdefault(distribution, {}).setdefault(kind, {})[name] = target
-        self._write(distribution, version="1.0", requires="codex-kernel", modules={})
+        self._metadata.setdefault(distribution, _Metadata())
+        self._write(distribution)
 
     def add_distribution(
         self,
@@ -63,29 +75,39 @@ class IsolatedCatalog:
         found = self._plugins.setdefault(name, {})
         for kind, targets in plugins.items():
             found.setdefault(kind, {}).update(targets)
-        return self._write(name, version=version, requires=requires, modules=modules or {})
+        texts = modules or {}
+        if name in self._metadata and self._metadata[name].version != version:
+            shutil.rmtree(
+                self._place(name)
+            )  # another version takes the place of the one before, as when installed
+        self._metadata[name] = _Metadata(version, requires, tuple(texts))
+        for module, text in texts.items():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{module}.py").write_text(text, encoding="utf-8")
+        return self._write(name)
 
     def has(self, kind: str, name: str) -> bool:
         """Say whether the test has added such a plugin."""
         return any(name in kinds.get(kind, {}) for kinds in self._plugins.values())
 
-    def _write(self, name: str, *, version: str, requires: str, modules: Mapping[str, str]) -> Path:
+    def _place(self, name: str) -> Path:
+        return self.folder / f"{name.replace('-', '_')}-{self._metadata[name].version}.dist-info"
+
+    def _write(self, name: str) -> Path:
         unknown = self._plugins[name].keys() - GROUPS.keys()
         if unknown:
             raise ValueError(f"there is no kind {unknown.pop()!r} of plugins, only {', '.join(GROUPS)}")
-        metadata = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        metadata, about = self._place(name), self._metadata[name]
         metadata.mkdir(parents=True, exist_ok=True)
-        head = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nSummary: {name}\n"
-        (metadata / "METADATA").write_text(f"{head}Requires-Dist: {requires}\n", encoding="utf-8")
+        head = f"Metadata-Version: 2.4\nName: {name}\nVersion: {about.version}\nSummary: {name}\n"
+        (metadata / "METADATA").write_text(f"{head}Requires-Dist: {about.requires}\n", encoding="utf-8")
         groups = [
             f"[{GROUPS[kind]}]\n" + "".join(f"{plugin} = {target}\n" for plugin, target in targets.items())
             for kind, targets in self._plugins[name].items()
         ]
         (metadata / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
-        for module, text in modules.items():
-            (self.folder / f"{module}.py").write_text(text, encoding="utf-8")
         rows = [f"{path.relative_to(self.folder).as_posix()},," for path in (metadata / "METADATA",)]
-        rows += [f"{module}.py,," for module in modules]
+        rows += [f"{module}.py,," for module in about.modules]
         (metadata / "RECORD").write_text("\n".join(rows) + "\n", encoding="utf-8")
         importlib.invalidate_caches()
         os.environ["CODEX_PLUGINS"] = ",".join(self._plugins)

@@ -95,6 +95,24 @@ def test_a_distribution_may_be_added_whole(codex_catalog):  # noqa: F811
         Catalog.scan().find("logger", "old")
 
 
+def test_a_plugin_added_to_a_whole_distribution_leaves_it_as_it_was(codex_catalog):  # noqa: F811
+    """Its version and what it needs stay; another version of it takes the place of the one before."""
+    plugins = {"logger": {"mine": "my_module:Mine"}}
+    modules = {"my_module": "class Mine: ...\nclass More: ...\n"}
+    codex_catalog.add_distribution(
+        "mine", plugins, version="2.0", requires="codex-kernel>=99", modules=modules
+    )
+    codex_catalog.add("logger", "more", "my_module:More", distribution="mine")
+    found = [entry for entry in Catalog.scan().entries if entry.distribution == "mine"]
+    assert {(e.name, e.version, e.status) for e in found} == {
+        ("mine", "2.0", "incompatible"),
+        ("more", "2.0", "incompatible"),
+    }
+    codex_catalog.add_distribution("mine", {}, version="3.0", modules=modules)
+    found = [entry for entry in Catalog.scan().entries if entry.distribution == "mine"]
+    assert {(e.name, e.version, e.status) for e in found} == {("mine", "3.0", "ok"), ("more", "3.0", "ok")}
+
+
 def test_two_distributions_may_claim_one_name(codex_catalog):  # noqa: F811
     """The kernel's own verdicts hold in it: a name that two distributions have is an error with both."""
     codex_catalog.add("logger", "mine", Mine)

@@ -14,7 +14,7 @@ from codex_hf.pretrained_tokenizer import HFTokenizer
 from codex_hf.unigram import HFUnigramTokenizer
 from codex_hf.wordpiece import HFWordPieceTokenizer
 from codex_kernel import ChatTokenizer, InputError
-from codex_kernel.testing import HEAVY, ChatTokenizerContract, make_run
+from codex_kernel.testing import ChatTokenizerContract, make_run
 from codex_kernel.testing.chat import SHORT
 from codex_kernel.testing.tokenizer import CORPUS
 
@@ -49,8 +49,6 @@ class TestTrainedBPE(ChatTokenizerContract):
 
 
 class TestTrainedUnigram(ChatTokenizerContract):
-    heavy = tuple(name for name in HEAVY if name != "numpy")  # the segmentation of words is its own
-
     def make(self, folder):
         return trained(folder, kind=HFUnigramTokenizer)
 

@@ -33,7 +33,6 @@ from codex_kernel import (
     SpecialTokens,
     TrainedTokenizer,
 )
-from codex_kernel.testing import HEAVY
 from codex_kernel.testing.source_files import files_changed, read_source, standard_library
 from codex_kernel.testing.tokenizer import CORPUS, PROBES, TokenizerContract
 from codex_kernel.testing.toys import make_run
@@ -76,7 +75,6 @@ class TestTrainedBPEWithSpecialTokens(TokenizerContract):
 
 
 class TestTrainedUnigram(TokenizerContract):
-    heavy = tuple(name for name in HEAVY if name != "numpy")  # the segmentation of words is its own
     examples = 50
 
     def make(self, folder):

@@ -13,12 +13,12 @@ from attrs import frozen
 
 from codex_hf.byte_level import BYTE_OF, byte_level
 from codex_hf.trained import TrainedOptions, learn
-from codex_hf.unigram_training import LONGEST_WORD_BYTES, prune
 from codex_kernel import Reporter, RunContext, option
 
 if TYPE_CHECKING:
     import tokenizers
 
+LONGEST_WORD_BYTES = 64
 _CANDIDATES_PER_TOKEN = 4
 
 
@@ -43,6 +43,8 @@ class HFUnigramTokenizer(TrainedOptions):
     def train(self, run: RunContext, texts: Iterator[list[str]]) -> tokenizers.Tokenizer:
         """Let the library count words and propose candidates, and prune them; the special tokens come last."""
         from tokenizers import models
+
+        from codex_hf.unigram_training import prune  # brings numpy
 
         wanted = self.vocab_size - len(self.all_special_tokens)
         candidates, words = _candidates(

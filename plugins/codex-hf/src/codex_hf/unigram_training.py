@@ -17,7 +17,6 @@ from attrs import frozen
 
 from codex_kernel import Reporter
 
-LONGEST_WORD_BYTES = 64
 _MOST_WORDS = 1_000_000
 _KEPT_SHARE = 0.75
 _ESTIMATES = 2

@@ -39,7 +39,10 @@ def load_saved(folder: Path) -> Vocabulary:
         schema, digest, eos_id = record["schema"], record["sha256"], record["eos_id"]
         pad_id, trained = record["pad_id"], record["trained"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{folder}: the saved tokenizer cannot be read: {error}") from error
+        raise StorageError(
+            f"{folder}: the saved tokenizer cannot be read: {error}",
+            remedy="bring the folder back from a copy, or begin another run",
+        ) from error
     if schema != RECORD_SCHEMA:
         raise StorageError(f"{folder / RECORD_FILE}: expected schema {RECORD_SCHEMA}, got {schema!r}")
     if sha256(model) != digest:

@@ -185,8 +185,9 @@ def glance(path: Path) -> Checkpoint:
 def verified(path: Path) -> Checkpoint:
     """Read every file of a checkpoint and return it; raise DamagedError at the first that differs."""
     checkpoint = glance(path)
-    for name in index_of(path).files:
-        content(path, name)
+    index = index_of(path)
+    for name in index.files:
+        content(path, name, index)
     return checkpoint
 
 
@@ -194,20 +195,20 @@ def faults(path: Path) -> list[str]:
     """Return `file: what is wrong` for each file that is not as it was saved."""
     problems: list[str] = []
     try:
-        names = list(index_of(path).files)
+        index = index_of(path)
     except DamagedError as damage:
         return [str(damage)]
-    for name in names:
+    for name in index.files:
         try:
-            content(path, name)
+            content(path, name, index)
         except DamagedError as damage:
             problems.append(str(damage))
     return problems
 
 
-def content(path: Path, name: str) -> bytes:
+def content(path: Path, name: str, index: Index) -> bytes:
     """Return the bytes of a file; raise DamagedError where they are not those that were saved."""
-    size, digest = index_of(path).files[name]
+    size, digest = index.files[name]
     data = _read(path, name)
     if len(data) != size or _digest(data) != digest:
         raise DamagedError(name, "its SHA-256 is not that of the file that was saved")
@@ -222,8 +223,9 @@ def read(path: Path) -> CheckpointState:
     values: dict[str, Any] = {}
     files: dict[str, bytes] = {}
     try:
-        for name in index_of(path).files:
-            data = content(path, name)
+        index = index_of(path)
+        for name in index.files:
+            data = content(path, name, index)
             if name.endswith(".safetensors"):
                 tensors[name] = load(data)
             elif name.endswith(".json"):
@@ -247,8 +249,9 @@ def _read(path: Path, name: str) -> bytes:
 def export(path: Path, folder: Path) -> None:
     """Write the model's files to an empty folder; raise NoCheckpointError, with nothing written, for a damaged one."""
     try:
-        names = [name for name in index_of(path).files if name.startswith(MODEL)]
-        files = {name.removeprefix(MODEL): content(path, name) for name in names}
+        index = index_of(path)
+        names = [name for name in index.files if name.startswith(MODEL)]
+        files = {name.removeprefix(MODEL): content(path, name, index) for name in names}
     except DamagedError as damage:
         raise NoCheckpointError(f"{path} is damaged and was not exported: {damage}") from damage
     for name, data in files.items():
