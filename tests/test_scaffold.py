@@ -207,6 +207,7 @@ def trained(projects: Projects, kind: str) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_its_manifest_runs(projects):
     """`codex run` trains with a new logger at once, with nothing edited, and the logger does its work."""
     journal = (trained(projects, "logger") / "my-logger.log").read_text().splitlines()
