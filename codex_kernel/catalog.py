@@ -79,19 +79,32 @@ class Catalog(NamedTuple):
         """Return the names of a kind that a manifest can use."""
         return sorted({e.name for e in self.entries if e.kind == kind and e.status not in UNUSABLE})
 
+    def named(self, kind: str, name: str, distribution: str | None = None) -> list[Entry]:
+        """Return the entries of that name, usable or not; those that are shadowed are none."""
+        wanted = None if distribution is None else normal(distribution)
+        return [
+            e
+            for e in self.entries
+            if e.kind == kind
+            and e.name == name
+            and e.status != "shadowed"
+            and wanted in {None, normal(e.distribution)}
+        ]
+
     def find(self, kind: str, name: str, distribution: str | None = None) -> Entry:
         """Return the one entry of that name that can be used; raise PluginError where there is none, or several."""
-        named = [e for e in self.entries if e.kind == kind and e.name == name and e.status != "shadowed"]
-        if distribution is not None:
-            named = [e for e in named if normal(e.distribution) == normal(distribution)]
+        named = self.named(kind, name, distribution)
         usable = [e for e in named if e.status not in UNUSABLE]
         if not named:
             full = f"{distribution}/{name}" if distribution else name
             raise PluginError(f"unknown {kind} {full!r}", remedy=self._remedy(kind, name))
         if len(usable) > 1:
             owners = " and ".join(f"{e.distribution} {e.version}" for e in usable)
-            choices = " or ".join(e.full_name for e in usable)
-            raise PluginError(f"{kind} {name!r} is claimed by {owners}", remedy=f"write type: {choices}")
+            if kind == "command":
+                remedy = f"call one of them: {', or '.join(f'codex {e.full_name}' for e in usable)}"
+            else:
+                remedy = f"write type: {' or '.join(e.full_name for e in usable)}"
+            raise PluginError(f"{kind} {name!r} is claimed by {owners}", remedy=remedy)
         entry = (usable or named)[0]
         if entry.status in _REMEDIES:
             raise PluginError(f"{entry}: {entry.reason}", remedy=_REMEDIES[entry.status](entry))

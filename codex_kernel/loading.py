@@ -12,13 +12,16 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import PluginError, in_words
 from codex_kernel.installers import uninstall_line, upgrade_line
+
+if TYPE_CHECKING:
+    import click
 
 HOOK_OF_KIND = {
     "dataset": "codex_dataset",
@@ -44,6 +47,19 @@ def load(entry: Entry) -> type:
     plugin = import_target(entry)
     _check_class(entry, plugin)
     return plugin  # type: ignore[return-value] # checked to be a class just above
+
+
+def load_command(entry: Entry) -> click.Command:
+    """Import the entry's command; raise PluginError where it cannot be imported or is none."""
+    import click
+
+    command = import_target(entry)
+    if not isinstance(command, click.Command):
+        raise PluginError(
+            f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",
+            remedy="decorate the function with @click.command()",
+        )
+    return command
 
 
 def import_target(entry: Entry) -> object:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import PluginError, in_words
 from codex_kernel.hooks import Hooks
-from codex_kernel.loading import import_target, load
+from codex_kernel.loading import load, load_command
 from codex_kernel.option_types import Option, is_made_of_sources, options_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def judge(entry: Entry, report: IO[str]) -> dict[str, Any]:
     before = set(sys.modules)
     _tell(report, phase="while it was imported")
     with _timed(found), _noted(found):
-        plugin = _load_command(entry) if entry.kind == "command" else load(entry)
+        plugin = type(load_command(entry)) if entry.kind == "command" else load(entry)
     found["peak_memory_bytes"] = _peak_memory_bytes()
     if found["faults"]:
         return found
@@ -140,19 +140,6 @@ def _timed(found: dict[str, Any]) -> Iterator[None]:
 def _mark(place: str) -> None:
     with contextlib.suppress(OSError):  # the plugin has closed it
         os.write(2, f"\n{place}\n".encode())
-
-
-def _load_command(entry: Entry) -> type:
-    """Import a command; raise PluginError where it is none."""
-    import click
-
-    command = import_target(entry)
-    if not isinstance(command, click.Command):
-        raise PluginError(
-            f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",
-            remedy="decorate the function with @click.command()",
-        )
-    return type(command)
 
 
 def _heavy(before: set[str]) -> list[str]:

@@ -106,14 +106,9 @@ def imported(entry: Entry) -> PluginDescription:
 
 
 def _imported_command(entry: Entry) -> PluginDescription:
-    from codex_kernel.loading import import_target
+    from codex_kernel.loading import load_command
 
-    help_of = getattr(import_target(entry), "get_short_help_str", None)
-    if help_of is None:
-        raise PluginError(
-            f"{entry}: {entry.target} is no command", remedy="decorate a function with @click.command"
-        )
-    summary = help_of(limit=200)
+    summary = load_command(entry).get_short_help_str(limit=200)
     return PluginDescription(
         "command", entry.name, entry.target, summary, (), (), {}, entry.plugin_api, static=False
     )

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 
 import click
 
-from codex_kernel.catalog import UNUSABLE, Catalog, Entry
+from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.errors import CodexError, PluginError, in_words
-from codex_kernel.metadata import normal
 
 KIND = "command"
 CALLED = ("ok", "older", "claimed twice")
@@ -58,35 +57,16 @@ def find(called: str) -> Entry | None:
     """
     distribution, _, name = called.rpartition("/")
     catalog = Catalog.scan()
-    owners = [
-        entry
-        for entry in catalog.entries
-        if entry.kind == KIND
-        and entry.name == name
-        and entry.status != "shadowed"
-        and (not distribution or normal(entry.distribution) == normal(distribution))
-    ]
-    if not owners:
-        return None
-    usable = [entry for entry in owners if entry.status not in UNUSABLE]
-    if len(usable) > 1:
-        claims = " and ".join(f"{entry.distribution} {entry.version}" for entry in usable)
-        choices = ", or ".join(f"codex {entry.full_name}" for entry in usable)
-        raise PluginError(f"command {name!r} is claimed by {claims}", remedy=f"call one of them: {choices}")
-    return catalog.find(KIND, name, distribution or None)
+    owned = catalog.named(KIND, name, distribution or None)
+    return catalog.find(KIND, name, distribution or None) if owned else None
 
 
 @functools.cache
 def load(entry: Entry) -> click.Command:
     """Import a command; raise PluginError where that fails or it is none."""
-    from codex_kernel.loading import import_target
+    from codex_kernel.loading import load_command
 
-    command = import_target(entry)
-    if not isinstance(command, click.Command):
-        raise PluginError(
-            f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",
-            remedy="decorate the function with @click.command()",
-        )
+    command = load_command(entry)
     if entry.status == "older":
         sys.stderr.write(f"warning: {entry}: {entry.reason}\n")
     return command
