@@ -66,7 +66,7 @@ class Problem(NamedTuple):
 
     `where` is `file:line:column` or the override it came from; `path` is the place in the manifest (`$.trainer.lr`),
     empty where the file as a whole is at fault; `hint` says how to mend it, None where the message does. `plugin` marks
-    a fault that lies in what is installed, not in what is written.
+    a fault that lies in what is installed, not in what is written; `cause` is the exception that told it.
     """
 
     where: str
@@ -74,6 +74,7 @@ class Problem(NamedTuple):
     message: str
     hint: str | None = None
     plugin: bool = False
+    cause: BaseException | None = None
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -98,6 +99,8 @@ class ManifestError(InputError):
         super().__init__("\n".join(lines))
         if all(problem.plugin for problem in self.problems):
             self.exit_code = PluginError.exit_code
+        # A traceback shows how it came to the first of them that code has raised.
+        self.__cause__ = next((problem.cause for problem in self.problems if problem.cause), None)
 
 
 class LockedError(CodexError):

@@ -6,6 +6,7 @@ One rule: nothing is built and nothing heavy is imported here; all faults are fo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from attrs import field, frozen
 from codex_kernel import plugin_lock
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.data.options import DataOptions
-from codex_kernel.errors import ManifestError, PluginError, Problem
+from codex_kernel.errors import CodexError, ManifestError, PluginError, Problem, in_words
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import EvaluateOptions
 from codex_kernel.loading import load
@@ -137,9 +138,10 @@ def choose(
     try:
         entry = catalog.find(section.kind, section.type, section.distribution)
         plugin_class = load_class(entry)
-        made_of_sources = is_made_of_sources(plugin_class)
+        with _blaming(entry):
+            made_of_sources = is_made_of_sources(plugin_class)
     except PluginError as error:
-        problems.append(Problem(section.where, section.path, error.message, error.remedy, plugin=True))
+        problems.append(_of_plugin(section, error))
         return None
     if made_of_sources and is_source:
         message = f"a source is a dataset by itself, and {section.type!r} is made of sources"
@@ -147,8 +149,35 @@ def choose(
         problems.append(Problem(section.where, child_path(section.path, "type"), message, hint))
         return None
     sources = _sources(section, catalog, problems, load_class) if made_of_sources else {}
-    plugin: object = structure(plugin_class, section.options, section.path, problems)
+    try:
+        with _blaming(entry):
+            plugin: object = structure(plugin_class, section.options, section.path, problems)
+    except PluginError as error:
+        problems.append(_of_plugin(section, error))
+        return None
     return None if plugin is None else Chosen(section, entry, plugin, sources)
+
+
+def _of_plugin(section: Section, error: PluginError) -> Problem:
+    """Return the problem of a section whose plugin is at fault."""
+    return Problem(section.where, section.path, error.message, error.remedy, plugin=True, cause=error)
+
+
+@contextmanager
+def _blaming(entry: Entry) -> Iterator[None]:
+    """Turn what the code of a plugin's class raises while its options are looked at into a PluginError that names it.
+
+    What it says of a value, it says by a ValueError; `structure` has read that.
+    """
+    try:
+        yield
+    except (CodexError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"{entry} cannot be made of its options: {in_words(error)} @ {entry.target}",
+            remedy="a wrong value is a ValueError; --debug shows the traceback",
+        ) from error
 
 
 def _sources(

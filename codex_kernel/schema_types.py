@@ -10,26 +10,31 @@ import copy
 import functools
 import keyword
 import operator
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
 
-from codex_kernel.errors import PluginError
+from codex_kernel.errors import PluginError, in_words
 from codex_kernel.options import BOUNDS, HELP, ON_RESUME, check_bounds
 from codex_kernel.section_schema import BOUND_WORDS, SCALARS
 
 _BOUND_OF = {word: bound for bound, word in BOUND_WORDS.items()}
 _MARK = "__codex_described__"
+MAX_DEPTH = 100
+"""So many mappings and lists within one another: what reads them calls itself for each, and Python ends that."""
 
 
 def class_of(schema: Mapping[str, Any]) -> type:
     """Return an attrs class whose options are those of a section's schema; raise PluginError for any other schema."""
     try:
+        if _is_deeper(schema, MAX_DEPTH):
+            raise ValueError(f"they are nested more than {MAX_DEPTH} deep")  # noqa: TRY301 - one way out for all
         return _class(schema)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # of what else may stand there attrs or typing may say anything
         raise PluginError(
-            f"these options cannot be read from a schema: {type(error).__name__}: {error}",
+            f"these options cannot be read from a schema: {in_words(error)}",
             remedy="codex plugins build-manifest makes it anew",
         ) from error
 
@@ -37,6 +42,21 @@ def class_of(schema: Mapping[str, Any]) -> type:
 def is_described(cls: type) -> bool:
     """Say whether a class was made of a schema, so that it has the options of a plugin but none of its code."""
     return _MARK in vars(cls)
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Say whether more mappings and lists than that lie within one another."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, Mapping | list)
+            for inner in (one.values() if isinstance(one, Mapping) else one)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _class(schema: Mapping[str, Any]) -> type:
@@ -54,7 +74,13 @@ def _class(schema: Mapping[str, Any]) -> type:
 
 def _field(name: str, schema: Mapping[str, Any], *, required: bool) -> Any:
     """Return the field of one option."""
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+    # Python would take a name that is not normalised for another one.
+    if (
+        not name.isidentifier()
+        or keyword.iskeyword(name)
+        or name.startswith("_")
+        or unicodedata.normalize("NFKC", name) != name
+    ):
         raise ValueError(f"{name!r} cannot be the name of an option")
     rest = dict(schema)
     described = rest.pop("description", "")

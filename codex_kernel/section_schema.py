@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 
 import attrs
 
-from codex_kernel.errors import PluginError
+from codex_kernel.errors import CodexError, PluginError, in_words
 from codex_kernel.option_types import (
     LISTS,
     MAPPINGS,
@@ -86,9 +86,12 @@ def plugin_schema(cls: type) -> Schema:
     is_made_of_sources(cls)
     try:
         return section_schema(cls)
-    except (TypeError, ValueError) as error:  # a factory of a default that fails, above all
+    except PluginError:
+        raise
+    except Exception as error:  # its metaclass, or the type of an option, may do anything
         raise PluginError(
-            f"{cls.__name__}: its options cannot be described: {error}", remedy="--debug shows the traceback"
+            f"{cls.__name__}: its options cannot be described: {in_words(error)}",
+            remedy="--debug shows the traceback",
         ) from error
 
 
@@ -117,9 +120,17 @@ def _option_schema(option: Option) -> Schema:
 def _default(option: Option) -> Any:
     """Return the default as JSON; NOTHING where there is none or where it depends on other options."""
     default = option.default
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type] # attrs types it as a function
-        default = attrs.NOTHING if default.takes_self else default.factory()
-    return default if default is attrs.NOTHING else unstructure(default)
+    try:
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type] # attrs types it as a function
+            default = attrs.NOTHING if default.takes_self else default.factory()
+        return default if default is attrs.NOTHING else unstructure(default)
+    except (CodexError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"the default of option {option.name!r} cannot be made: {in_words(error)}",
+            remedy="a factory must give a default on any machine; --debug shows the traceback",
+        ) from error
 
 
 def _type_schema(declared: Any) -> Schema:

@@ -56,8 +56,19 @@ def fault(entry: Entry) -> str:
 
 
 def describe(entry: Entry) -> PluginDescription:
-    """Return what is known of a plugin, imported where its distribution has no file; raise PluginError."""
-    return read(entry) or imported(entry)
+    """Return what is known of a plugin; raise PluginError.
+
+    It is imported where its distribution has no file, or one with options that are not of the form that codex writes.
+    """
+    from codex_kernel.schema_types import class_of
+
+    described = read(entry)
+    if described is not None and described.options:
+        try:
+            class_of(described.options)
+        except PluginError:
+            described = None
+    return described or imported(entry)
 
 
 def class_without_code(entry: Entry) -> type | None:

@@ -14,7 +14,7 @@ from tests.command import Workplace, toy_workplace
 from tests.toys import TOY_MANIFEST, install
 
 GOOD = (
-    "from attrs import frozen\nfrom codex_kernel import hookimpl\n\n\n@frozen\nclass Mine:\n"
+    "from attrs import field, frozen\nfrom codex_kernel import hookimpl\n\n\n@frozen\nclass Mine:\n"
     "    @hookimpl\n    def codex_metrics(self, step): pass\n"
 )
 BAD = {
@@ -50,6 +50,26 @@ AT_REGISTRATION = {
     "defaulted-typo": (GOOD.replace("self, step", "self, stpe=None"), "'stpe', which the hook does not have"),
 }
 
+POST_INIT = "    def __attrs_post_init__(self):\n        raise {}\n    @hookimpl"
+AT_MAKING = {
+    "factory": (
+        GOOD.replace("    @hookimpl", "    every: str = field(factory=lambda: {}['NOPE'])\n    @hookimpl"),
+        "KeyError: 'NOPE'",
+    ),
+    "validator": (
+        GOOD.replace(
+            "    @hookimpl", "    every: int = field(default=1, validator=lambda *_: 1 / 0)\n    @hookimpl"
+        ),
+        "ZeroDivisionError: division by zero",
+    ),
+    "post-init": (
+        GOOD.replace("    @hookimpl", POST_INIT.format("LookupError('no day')")),
+        "LookupError: no day",
+    ),
+    "post-init-type": (GOOD.replace("    @hookimpl", POST_INIT.format("TypeError('odd')")), "TypeError: odd"),
+    "post-init-exit": (GOOD.replace("    @hookimpl", POST_INIT.format("SystemExit(3)")), "SystemExit: 3"),
+}
+
 
 def module_of(name: str) -> str:
     """Return the module of a bad plugin."""
@@ -72,7 +92,7 @@ def manifest(workplace: Workplace, logger: str) -> Path:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """Make a workplace in which every kind of bad plugin is installed beside the toys."""
     made = toy_workplace(tmp_path_factory.mktemp("bad"))
-    for name, (source, _) in {**BAD, **CONTRACT, **AT_REGISTRATION}.items():
+    for name, (source, _) in {**BAD, **CONTRACT, **AT_REGISTRATION, **AT_MAKING}.items():
         put(made, name, source)
     put(made, "aborts", "import ctypes\nctypes.string_at(0)\n")
     put(made, "hangs", "import pathlib, time\npathlib.Path('it-hangs').touch()\ntime.sleep(600)\n")
@@ -174,6 +194,22 @@ def test_a_named_plugin_that_breaks_its_contract_is_fatal_before_any_work(
     assert f"logger '{name}' (codex-bad-{name} 1.0)" in said.err
     assert {**CONTRACT, **AT_REGISTRATION}[name][1] in said.err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", AT_MAKING)
+def test_a_named_plugin_that_cannot_be_made_of_its_options_is_fatal_before_any_work(
+    workplace: Workplace, name: str
+) -> None:
+    """Whatever its class raises: the section, the plugin and the cause, and under --debug where it was."""
+    folder = workplace.folder / f"run-{name}"
+    said = workplace.codex("run", manifest(workplace, name), "--run-dir", folder)
+    assert said.code == 7, said.err
+    assert len(said.err.splitlines()) <= 6
+    told = f"logger '{name}' (codex-bad-{name} 1.0) cannot be made of its options: {AT_MAKING[name][1]}"
+    assert f"$.loggers[0]: {told} @ {module_of(name)}:Mine" in said.err
+    assert not folder.exists()
+    said = workplace.codex("validate", manifest(workplace, name), "--debug")
+    assert (said.code, f"{module_of(name)}.py" in said.err, told in said.err) == (7, True, True)
 
 
 @pytest.mark.parametrize(

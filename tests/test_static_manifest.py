@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +40,14 @@ TARGET = "codex_far:Far"
 def through_json(schema: Any) -> Any:
     """Return the schema as a file gives it back."""
     return json.loads(json.dumps(schema, allow_nan=False))
+
+
+def nested(around: Callable[[Any], Any]) -> Any:
+    """Return a schema that lies within another one four hundred times."""
+    made: Any = {"type": "integer"}
+    for _ in range(400):
+        made = around(made)
+    return made
 
 
 def problems_of(cls: type, value: Any) -> list[Problem]:
@@ -113,7 +123,7 @@ def test_any_class_of_options_is_had_again_from_its_schema(pair):
         {"type": "object", "properties": {}, "additionalProperties": False, "required": ["a"]},
         *(
             {"type": "object", "properties": {name: {}}, "additionalProperties": False}
-            for name in ("_a", "a b", "class", "a=print(1)", "", "a\nimport os")
+            for name in ("_a", "a b", "class", "a=print(1)", "", "a\nimport os", "self", "ﬁ")
         ),
         *(
             {"type": "object", "properties": {"a": one}, "additionalProperties": False}
@@ -129,15 +139,50 @@ def test_any_class_of_options_is_had_again_from_its_schema(pair):
                 {"$ref": "#/$defs/model"},
                 {"type": "string", "pattern": "a"},
                 3,
+                nested(lambda inner: {"type": "array", "items": inner}),
+                nested(lambda inner: {"anyOf": [inner, {"type": "null"}]}),
+                nested(
+                    lambda inner: {
+                        "type": "object",
+                        "properties": {"a": inner},
+                        "additionalProperties": False,
+                    }
+                ),
+                {"type": "integer", "default": nested(lambda inner: [inner])},
             )
         ),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_a_schema_of_another_form_is_refused(schema):
     """Nothing of a file becomes code: no name that is none, no word that codex does not write."""
     with pytest.raises(PluginError):
         class_of(schema)
+
+
+WORDS = st.sampled_from(
+    "type properties additionalProperties required description default enum anyOf allOf items prefixItems "
+    "minItems minimum propertyNames self cls a b".split()
+)
+VALUES = st.sampled_from(
+    [None, True, False, 0, 1.5, "object", "array", "integer", "string", "number", "a", "b"]
+)
+ODD = st.recursive(
+    VALUES | st.sampled_from(list(section_schema(Everything)["properties"].values())),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(WORDS | st.text(max_size=3), ODD, max_size=3), ANYTHING)
+def test_any_options_of_a_file_are_a_class_or_refused(properties, value):
+    """Nothing else becomes of them, and with such a class a section is checked without an error."""
+    try:
+        made = class_of({"type": "object", "properties": properties, "additionalProperties": False})
+    except PluginError:
+        return
+    problems_of(made, dict.fromkeys(properties, value))
+    section_schema(made)
 
 
 def test_a_class_made_of_a_schema_is_known_as_one():
@@ -204,6 +249,36 @@ def test_without_a_file_the_class_is_asked(tmp_path, monkeypatch):
     sys.modules.pop("codex_far")
     assert (described.summary, described.static) == ("Goes far.", False)
     assert described.options["properties"] == {"every": {"type": "integer", "default": 3}}
+
+
+def test_options_of_another_form_in_a_file_are_those_of_the_class(tmp_path, monkeypatch):
+    """The description is then the one of the code, as it is where there is no file."""
+    content = manifest()
+    content["plugins"][0]["options"] = {
+        "type": "object",
+        "properties": {"self": {"type": "integer", "default": 1}},
+        "additionalProperties": False,
+    }
+    put(far(tmp_path, code=GOOD), content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    described = static_manifest.describe(entry_of(tmp_path))
+    sys.modules.pop("codex_far")
+    assert (described.static, list(described.options["properties"])) == (False, ["every"])
+
+
+@pytest.mark.parametrize("error", ["KeyError('NOPE')", "SystemExit(3)"])
+def test_a_default_that_cannot_be_made_is_told_with_its_option(tmp_path, monkeypatch, error):
+    """Whatever its factory raises: the plugin is named, the option, and the cause."""
+    code = GOOD.replace("option(10, ge=1,", "option(factory=fails,")
+    far(tmp_path, code=f"def fails():\n    raise {error}\n\n{code}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError) as told:
+        static_manifest.describe(entry_of(tmp_path))
+    sys.modules.pop("codex_far")
+    cause = error.replace("(", ": ").replace(")", "")
+    assert str(told.value) == (
+        f"logger 'far' (codex-far 1.0): the default of option 'every' cannot be made: {cause}"
+    )
 
 
 def test_an_editable_installation_is_asked_itself(tmp_path):
