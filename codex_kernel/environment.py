@@ -118,9 +118,27 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.decode("utf-8", errors="replace") if done.returncode == 0 else None
 
 
+_PLAIN_HOST = re.compile(r"localhost|[\w-]+(\.[\w-]+)+")
+_KEPT_FRAGMENT = re.compile(r"(?:subdirectory|egg)=[\w./+-]+")
+
+
 def without_credentials(url: str) -> str:
-    """Return a URL without user and password."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", url)
+    """Return a URL without user, password, query and fragment, all of which may hold a secret.
+
+    A password may have a `/` or an `@` of its own, so all before the last @ goes, unless the address begins with what
+    can only be a host. The user `git` stays, and of the fragment the part of a repository that is meant.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:  # a path, or `git@host:path`
+        user, _, host = url.rpartition("@")
+        return host if ":" in user and not url.startswith(("/", ".")) else url
+    kept = [part for part in url.rpartition("#")[2].split("&") if _KEPT_FRAGMENT.fullmatch(part)]
+    first = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if first and not _PLAIN_HOST.fullmatch(first):
+        user, _, host = rest.rpartition("@")
+        rest = f"git@{host}" if user == "git" else host
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    return f"{scheme}://{rest}{'#' if kept else ''}{'&'.join(kept)}"
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

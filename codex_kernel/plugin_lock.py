@@ -2,8 +2,9 @@
 
 One rule: a plugin that is not the one of before is told, whether its version, its origin or only its files changed.
 
-    files_sha256    the names and hashes of the distribution's own files, as its record has them: the same for one
-                    wheel on every machine
+    files_sha256    the names and hashes of the distribution's own files that its record lists, as they are now: the
+                    same for one wheel on every machine until somebody changes a file
+    missing_files   how many of them are gone, and the first of them; only where some are
     source_sha256   the source files themselves, where the record does not have them: an editable installation, or a
                     folder that is not installed
 """
@@ -12,40 +13,56 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codex_kernel.durable import read_json
+from codex_kernel.environment import without_credentials
 from codex_kernel.errors import InputError, ManifestError, Problem
 from codex_kernel.installers import install_line
-from codex_kernel.metadata import Entry, source_file
+from codex_kernel.metadata import Entry, Recorded, record_of, source_file
 
 Row = Mapping[str, Any]
 Rows = Mapping[tuple[str, str], Row]
+
+MAX_BYTES = 64 * 2**20
+"""Of a larger file the size and the recorded hash must do: a plugin's code is smaller, and a run is not to wait."""
 
 
 def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     """Return what the lock says of each plugin."""
     origins: dict[tuple[Path, str], dict[str, Any]] = {}
+    sources: dict[Path | None, str | None] = {}
     found = []
     for entry in entries:
-        package = entry.target.partition(":")[0].partition(".")[0]
+        module = entry.target.partition(":")[0]
+        package = module.partition(".")[0]
         key = (entry.metadata, package)
         if key not in origins:
             origins[key] = _origin(entry.metadata, package)
+        origin = origins[key]
+        if origin["files_sha256"] is None:
+            root = _source_of(module)
+            if root not in sources:
+                sources[root] = _source_sha256(root) if root else None
+            origin = {**origin, "source_sha256": sources[root]}
         who = {"kind": entry.kind, "name": entry.name, "target": entry.target}
-        found.append({**who, "distribution": entry.distribution, "version": entry.version, **origins[key]})
+        found.append({**who, "distribution": entry.distribution, "version": entry.version, **origin})
     return found
 
 
 def changed(before: Iterable[Row], now: Iterable[Row]) -> Iterator[str]:
     """Yield a line for each plugin of both that is not the same, and one for each distribution whose files are not.
 
-    Which plugins are in one of them alone, the manifest says.
+    Which plugins are in one of them alone, the manifest says. Raises InputError where a row is none of a lock.
     """
+    before = list(before)
+    if fault := _fault(before):
+        raise _no_lock("plugins.lock.json", fault)
     yield from (text for text, _ in _changes(_by_name(before), _by_name(now)))
 
 
@@ -72,14 +89,40 @@ def _read(path: Path) -> tuple[Path, list[Row]]:
         raise InputError(
             f"there is no lock {file}", remedy="a run's folder holds one: --locked runs/NAME/RUN-ID"
         )
-    try:
-        found = (read_json(file) or {})["plugins"]
-        _by_name(found)
-        for row in found:
-            _version(row)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{file} is no lock of plugins", remedy="name a plugins.lock.json") from None
-    return file, found
+    found = (read_json(file) or {}).get("plugins")
+    if fault := _fault(found):
+        raise _no_lock(str(file), fault)
+    return file, list(found or ())
+
+
+_TEXTS = ("kind", "name", "distribution", "version")
+_MAY_BE: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("target", "record_sha256", "files_sha256", "source_sha256"), (str, type(None))),
+    "direct_url": (dict, type(None)),
+}
+
+
+def _fault(rows: object) -> str | None:
+    """Say why these are not the rows of a lock; None: they are."""
+    if not isinstance(rows, list):
+        return "plugins: expected a list"
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            return f"plugins[{number}]: expected an object, got {row!r:.80}"
+        for name in _TEXTS:
+            if not isinstance(row.get(name), str):
+                return f"plugins[{number}].{name}: expected text, got {row.get(name)!r:.80}"
+        for name, types in _MAY_BE.items():
+            if not isinstance(row.get(name), types):
+                wanted = "an object" if dict in types else "text"
+                return f"plugins[{number}].{name}: expected {wanted} or null, got {row[name]!r:.80}"
+    return None
+
+
+def _no_lock(file: str, fault: str) -> InputError:
+    return InputError(
+        f"{file} is no lock of plugins: {fault}", remedy="name a plugins.lock.json as codex wrote it"
+    )
 
 
 # ── one plugin ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,6 +169,8 @@ def _other_files(was: Row, row: Row) -> str:
         return ""
     if was.get("direct_url", row["direct_url"]) != row["direct_url"]:
         return f"was installed from {_from(was['direct_url'])}, is from {_from(row['direct_url'])}"
+    if gone := row.get("missing_files"):
+        return f"has the same version, but {gone['count']} of its files are gone, {gone['first']} among them"
     return "has the same version, but its files were changed"
 
 
@@ -133,9 +178,10 @@ def _from(direct: Mapping[str, Any] | None) -> str:
     """Say in words where a distribution was installed from."""
     if not direct:
         return "an index"
-    commit = (direct.get("vcs_info") or {}).get("commit_id", "")
-    editable = " (editable)" if (direct.get("dir_info") or {}).get("editable") else ""
-    return f"{direct.get('url')}{'@' if commit else ''}{commit}{editable}"
+    folder, repository = direct.get("dir_info"), direct.get("vcs_info")
+    commit = repository.get("commit_id", "") if isinstance(repository, dict) else ""
+    editable = " (editable)" if isinstance(folder, dict) and folder.get("editable") else ""
+    return f"{without_credentials(str(direct.get('url')))}{'@' if commit else ''}{commit}{editable}"
 
 
 # ── where it comes from ───────────────────────────────────────────────────────────────────────────────────────────
@@ -143,49 +189,100 @@ def _from(direct: Mapping[str, Any] | None) -> str:
 
 def _origin(metadata: Path, package: str) -> dict[str, Any]:
     """Return what tells two installations of one version apart."""
-    direct = _direct_url(metadata)
     record = metadata / "RECORD"
-    files = record.read_bytes() if record.is_file() else b""
-    lines = [line.strip() for line in files.decode(errors="replace").splitlines()]
-    own = [line for line in lines if line.startswith((f"{package}/", f"{package}."))]
+    text = record.read_bytes() if record.is_file() else b""
+    listed = record_of(metadata) or ()
+    own = any(file.path.startswith((f"{package}/", f"{package}.")) for file in listed)
     return {
-        "direct_url": direct,
-        "record_sha256": hashlib.sha256(files).hexdigest() if files else None,
-        "files_sha256": _files_sha256(lines, metadata.name) if own else None,
-        "source_sha256": None if own else _source_sha256(package),
+        "direct_url": _origin_url(metadata),
+        "record_sha256": hashlib.sha256(text).hexdigest() if text else None,
+        **(_of_files(metadata, listed) if own else {"files_sha256": None}),
+        "source_sha256": None,
     }
 
 
-def _direct_url(metadata: Path) -> dict[str, Any] | None:
-    """Return the installer's note of a folder, an archive or a repository, without a password in it; None: an index."""
+def _origin_url(metadata: Path) -> dict[str, Any] | None:
+    """Return where a distribution was installed from; None: an index."""
     if (project := metadata / "pyproject.toml").is_file():
         return {"url": project.parent.absolute().as_uri(), "dir_info": {"editable": True}}
+    return direct_url(metadata)
+
+
+def direct_url(metadata: Path) -> dict[str, Any] | None:
+    """Return the installer's note of a folder, an archive or a repository, without a password in it.
+
+    None where there is none, or none that says where.
+    """
     try:
-        found = json.loads((metadata / "direct_url.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((metadata / "direct_url.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(where := found.get("url"), str):
         return None
-    return {**found, "url": re.sub(r"//[^/@]*@", "//", str(found.get("url", "")))}
+    return {**found, "url": without_credentials(where)}
 
 
-def _files_sha256(record: Iterable[str], own: str) -> str:
-    """Return a hash of the lines of a record that come from the wheel: no metadata, no scripts, no bytecode."""
-    others = (f"{own}/", "../", "/")
-    kept = sorted(line for line in record if line and not line.startswith(others) and ".pyc," not in line)
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+def _of_files(metadata: Path, listed: Iterable[Recorded]) -> dict[str, Any]:
+    """Return a hash of the files that come from the wheel: no metadata, no scripts, no bytecode."""
+    lines, missing = [], []
+    for file in listed:
+        parts = file.path.split("/")
+        if parts[0] in {metadata.name, ""} or ".." in parts or file.path.endswith(".pyc"):
+            continue
+        now = _as_it_is(metadata.parent, file)
+        lines.append(f"{file.path},{','.join(now) if now else 'missing'}")
+        if now is None:
+            missing.append(file.path)
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    gone = {"missing_files": {"count": len(missing), "first": min(missing)}} if missing else {}
+    return {"files_sha256": digest, **gone}
 
 
-def _source_sha256(package: str) -> str | None:
-    """Return a hash of the source files of a module or package; None where they are not plain files."""
-    loaded = getattr(sys.modules.get(package), "__file__", None)
-    file = loaded or source_file(package, sys.path)
-    if file is None or not Path(file).is_file():
+def _as_it_is(folder: Path, file: Recorded) -> tuple[str, str] | None:
+    """Return hash and size of a recorded file as a record writes them; None where there is none that can be read."""
+    from base64 import urlsafe_b64encode
+
+    try:
+        with open(folder / file.path, "rb", opener=_at_once) as content:
+            about = os.fstat(content.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                return None
+            if about.st_size > MAX_BYTES:
+                return file.digest, str(about.st_size)
+            digest = hashlib.file_digest(content, "sha256").digest()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return None
-    root = Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+    return f"sha256={urlsafe_b64encode(digest).rstrip(b'=').decode()}", str(about.st_size)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for whoever may write to a pipe of that name."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+# ── source files ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _source_sha256(root: Path) -> str:
+    """Return a hash of the source files of a package's folder, or of a module."""
     files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
     digest = hashlib.sha256()
     for one in files:
         content = hashlib.sha256(one.read_bytes()).hexdigest()
         digest.update(f"{one.relative_to(root.parent).as_posix()} {content}\n".encode())
     return digest.hexdigest()
+
+
+def _source_of(module: str) -> Path | None:
+    """Return the folder of the package that a module is in, the outermost that is no namespace, or the module's file.
+
+    None where it is no plain file.
+    """
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        file = getattr(sys.modules.get(name), "__file__", None) or source_file(name, sys.path)
+        if file is not None:
+            path = Path(file)
+            return (path.parent if path.name == "__init__.py" else path) if path.is_file() else None
+    return None

@@ -77,3 +77,25 @@ def test_settings_are_flattened_for_trackers(settings: dict[str, object], flat: 
 def test_credentials_never_stay_in_a_url(user: str, host: str) -> None:
     """Whatever stands before the @ goes."""
     assert environment.without_credentials(f"https://{user}@{host}/x") == f"https://{host}/x"
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://bob:p/ss@host/x", "https://host/x"),
+        ("https://bob:p@ss/w@host/x", "https://host/x"),
+        ("https://bob:p#s?s@host/x", "https://host/x"),
+        ("https://host/x?private_token=SECRET", "https://host/x"),
+        ("https://example.org/x#token=SECRET", "https://example.org/x"),
+        ("https://me@example.org/x.git?t=1#subdirectory=a/b&egg=c&t=1", "https://example.org/x.git#subdirectory=a/b&egg=c"),
+        ("https://example.org/@scope/x?mail=a@b", "https://example.org/@scope/x"),
+        ("ssh://git@example.org/x.git", "ssh://git@example.org/x.git"),
+        ("git@example.org:x.git", "git@example.org:x.git"),
+        ("me:secret@example.org:x.git", "example.org:x.git"),
+        ("file:///home/a@b/x", "file:///home/a@b/x"),
+        ("/home/a@b/c#/x", "/home/a@b/c#/x"),
+    ],
+)  # fmt: skip
+def test_a_url_keeps_what_says_where_and_no_more(url: str, kept: str) -> None:
+    """Passwords with a / or an @, tokens in the query or the fragment go; hosts, paths and subdirectories stay."""
+    assert environment.without_credentials(url) == kept

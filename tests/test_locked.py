@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from codex_kernel import plugin_lock
 from codex_kernel.catalog import Catalog, Entry
+from codex_kernel.errors import InputError
 from tests.command import Workplace, toy_workplace
 from tests.toys import TOY_MANIFEST, install
 
@@ -77,6 +81,87 @@ def test_a_password_in_the_origin_is_not_written_down(tmp_path):
     note = {"url": "https://me:secret@example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}
     (metadata / "direct_url.json").write_text(json.dumps(note))
     assert row(tmp_path)["direct_url"] == {**note, "url": "https://example.org/x.git"}
+
+
+@pytest.mark.parametrize("url", ["https://bob:p/ss@host/x", "https://host/x?private_token=p/ss"])
+def test_an_unusual_password_is_not_written_down_either(tmp_path, url):
+    """One with a slash, and a token in the query; nor is one of an older lock shown."""
+    metadata = install(tmp_path, "codex-mine", LOGGER, modules={"codex_mine": SOURCE})
+    (metadata / "direct_url.json").write_text(json.dumps({"url": url}))
+    assert row(tmp_path)["direct_url"] == {"url": "https://host/x"}
+    now = {**OLD, "direct_url": {"url": url}, "files_sha256": "g"}
+    (told,) = plugin_lock.changed([OLD], [now])
+    assert "is from https://host/x:" in told
+
+
+def test_a_change_of_an_installed_file_is_seen(tmp_path):
+    """Any file that the record lists and pip brought, also data; bytecode does not count."""
+    metadata = install(tmp_path, "codex-mine", LOGGER, modules={"codex_mine": SOURCE})
+    (tmp_path / "codex_mine_data.json").write_text("{}")
+    with (metadata / "RECORD").open("a") as record:
+        record.write("codex_mine_data.json,,\n__pycache__/codex_mine.cpython-311.pyc,,\n")
+    before = row(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "codex_mine.cpython-311.pyc").write_text("x")
+    assert list(plugin_lock.changed([before], [row(tmp_path)])) == []
+    (tmp_path / "codex_mine_data.json").write_text("[]")
+    told = "codex-mine 1.0 has the same version, but its files were changed: logger 'mine'"
+    assert list(plugin_lock.changed([before], [row(tmp_path)])) == [told]
+    (tmp_path / "codex_mine_data.json").write_text("{}")
+    (tmp_path / "codex_mine.py").write_text(f"{SOURCE}# changed in place\n")
+    assert list(plugin_lock.changed([before], [row(tmp_path)])) == [told]
+
+
+def test_the_hash_is_that_of_the_record_as_long_as_nobody_changes_a_file(tmp_path):
+    """So a lock that was made from the record alone holds."""
+    metadata = install(tmp_path, "codex-mine", LOGGER, modules={"codex_mine": SOURCE})
+    digest = base64.urlsafe_b64encode(hashlib.sha256(SOURCE.encode()).digest()).rstrip(b"=").decode()
+    line = f"codex_mine.py,sha256={digest},{len(SOURCE)}"
+    (metadata / "RECORD").write_text(f"{line}\ncodex_mine-1.0.dist-info/RECORD,,\n")
+    assert row(tmp_path)["files_sha256"] == hashlib.sha256(line.encode()).hexdigest()
+
+
+def test_files_that_are_gone_or_cannot_be_read_are_told(tmp_path):
+    """A pipe of a file's name is not waited for, and a path out of the installation is not followed."""
+    metadata = install(tmp_path, "codex-mine", LOGGER, modules={"codex_mine": SOURCE, "codex_mine_b": ""})
+    (tmp_path / "outside").write_text("1")
+    with (metadata / "RECORD").open("a") as record:
+        record.write("x/../../outside,,\n/etc/passwd,,\n")
+    before = row(tmp_path)
+    (tmp_path / "codex_mine_b.py").unlink()
+    os.mkfifo(tmp_path / "codex_mine_b.py")
+    now = row(tmp_path)
+    assert now["missing_files"] == {"count": 1, "first": "codex_mine_b.py"}
+    (told,) = plugin_lock.changed([before], [now])
+    assert "but 1 of its files are gone, codex_mine_b.py among them" in told
+
+
+def test_of_a_very_large_file_the_size_and_the_record_must_do(tmp_path, monkeypatch):
+    """A run does not wait for gigabytes to be read."""
+    install(tmp_path, "codex-mine", LOGGER, modules={"codex_mine": SOURCE})
+    monkeypatch.setattr(plugin_lock, "MAX_BYTES", 10)
+    before = row(tmp_path)
+    (tmp_path / "codex_mine.py").write_text(SOURCE.upper())
+    assert row(tmp_path) == before
+    (tmp_path / "codex_mine.py").write_text(SOURCE + "\n")
+    assert row(tmp_path)["files_sha256"] != before["files_sha256"]
+
+
+def test_an_editable_plugin_in_a_namespace_has_a_hash(tmp_path, monkeypatch):
+    """The namespace has no file of its own; the module, or the package within it, has."""
+    plugins = {"codex.loggers": {"mine": "codex_space.mine:Mine"}}
+    install(tmp_path, "codex-mine", plugins)
+    module = tmp_path / "codex_space" / "mine.py"
+    module.parent.mkdir()
+    module.write_text(SOURCE)
+    (module.parent / "other.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = row(tmp_path)
+    assert (before["files_sha256"], len(before["source_sha256"])) == (None, 64)
+    (module.parent / "other.py").write_text("x = 1")
+    assert row(tmp_path) == before
+    module.write_text(f"{SOURCE}# changed\n")
+    assert len(list(plugin_lock.changed([before], [row(tmp_path)]))) == 1
 
 
 OLD = {
@@ -179,6 +264,33 @@ def test_a_run_that_goes_on_is_held_to_the_lock_too(workplace, tmp_path):
     said = workplace.codex("run", "m.yaml", "--resume", "run", "--locked", other)
     assert said.code == 7
     assert "dataset 'toy' is not in the lock" in said.err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"version": 1}, "plugins[0].version: expected text, got 1"),
+        ({"direct_url": "text"}, "plugins[0].direct_url: expected an object or null, got 'text'"),
+        ({"files_sha256": 1}, "plugins[0].files_sha256: expected text or null, got 1"),
+        ({"kind": ["a"]}, "plugins[0].kind: expected text, got ['a']"),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_a_lock_is_bad_input(tmp_path, change, told):
+    """Where it stands, what was expected and what is there; also where a run goes on."""
+    file = tmp_path / "plugins.lock.json"
+    file.write_text(json.dumps({"plugins": [{**OLD, **change}]}))
+    with pytest.raises(InputError) as error:
+        plugin_lock.check(tmp_path, [OLD])
+    assert error.value.message == f"{file} is no lock of plugins: {told}"
+    with pytest.raises(InputError, match="is no lock of plugins"):
+        list(plugin_lock.changed([{**OLD, **change}], [OLD]))
+
+
+def test_a_note_of_the_origin_may_hold_anything(tmp_path):
+    """Parts of another type than an installer writes are passed over."""
+    was = {**OLD, "direct_url": {"url": 1, "vcs_info": "git", "dir_info": [1]}}
+    (told,) = plugin_lock.changed([was], [{**OLD, "files_sha256": "g"}])
+    assert "was installed from 1, is from an index" in told
 
 
 @pytest.mark.parametrize(

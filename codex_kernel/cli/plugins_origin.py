@@ -5,12 +5,11 @@ One rule: what an installer recorded is told as it stands, but for passwords in 
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from codex_kernel.environment import without_credentials
+from codex_kernel.plugin_lock import direct_url
 
 if TYPE_CHECKING:
     from codex_kernel.catalog import Entry
@@ -20,22 +19,16 @@ def origin(entry: Entry) -> str:
     """Return where a plugin comes from: `/site-packages`, `/project (editable)`, `https://… @ commit`."""
     if entry.metadata.suffix not in {".dist-info", ".egg-info"}:
         return f"{entry.metadata} (not installed)"
-    return in_words(_direct_url(entry.metadata)) or str(entry.metadata.parent)
+    return in_words(direct_url(entry.metadata)) or str(entry.metadata.parent)
 
 
-def in_words(direct_url: object) -> str | None:
+def in_words(note: object) -> str | None:
     """Return what an installer recorded of a distribution that came from no index; None where there is nothing."""
-    if not isinstance(direct_url, dict) or not isinstance(where := direct_url.get("url"), str):
+    if not isinstance(note, dict) or not isinstance(where := note.get("url"), str):
         return None
-    folder, repository = direct_url.get("dir_info"), direct_url.get("vcs_info")
+    where = without_credentials(where)
+    folder, repository = note.get("dir_info"), note.get("vcs_info")
     if isinstance(folder, dict) and folder.get("editable"):
         return f"{unquote(urlsplit(where).path)} (editable)"
     commit = repository.get("commit_id") if isinstance(repository, dict) else None
-    return f"{without_credentials(where)}{f' @ {commit}' if commit else ''}"
-
-
-def _direct_url(metadata: Path) -> object:
-    try:
-        return json.loads((metadata / "direct_url.json").read_bytes())
-    except (OSError, ValueError):
-        return None
+    return f"{where}{f' @ {commit}' if commit else ''}"
