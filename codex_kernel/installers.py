@@ -1,15 +1,19 @@
 """The command that installs, upgrades or removes a distribution here: for pip, uv, uv tool or pipx, as codex came.
 
-One rule: the line that is shown works as it stands. Nothing here runs it, and it names only what it was given.
+One rule: the line that is shown works as it stands. Nothing here runs it, it names only what it was given, and what is
+there already keeps its source: a name that came from a folder or a repository is never looked up in an index.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 Installer = Literal["pip", "uv", "uv tool", "pipx"]
 
@@ -36,7 +40,7 @@ def install_line(*distributions: str, prefix: Path | None = None) -> str:
         case "uv tool":
             return _uv_tool(prefix, added=distributions)
         case "pipx":
-            return f"pipx inject {_quoted([prefix.name])} {names}"
+            return _pipx_inject(prefix, distributions)
         case "uv":
             return f"uv pip install{_python(prefix)} {names}"
         case "pip":
@@ -51,7 +55,8 @@ def upgrade_line(*distributions: str, prefix: Path | None = None) -> str:
         case "uv tool":
             return f"uv tool upgrade {_quoted([prefix.name])}"
         case "pipx":
-            return f"pipx runpip {_quoted([prefix.name])} install --upgrade {names}"
+            words = _quoted(_with_sources(prefix, distributions))
+            return f"pipx runpip {_quoted([prefix.name])} install --upgrade {words}"
         case "uv":
             return f"uv pip install --upgrade{_python(prefix)} {names}"
         case "pip":
@@ -73,26 +78,141 @@ def uninstall_line(*distributions: str, prefix: Path | None = None) -> str:
             return f"pip uninstall {names}"
 
 
+# ── uv tool ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Asked(NamedTuple):
+    """What an installer was asked for: a requirement, or an editable folder."""
+
+    text: str
+    editable: bool = False
+
+    def words(self, flag: str, flag_editable: str) -> list[str]:
+        """Return it as arguments; a flag may be ""."""
+        return [*filter(None, [flag_editable if self.editable else flag]), self.text]
+
+    @property
+    def has_source(self) -> bool:
+        """Whether it comes from a folder, a file or a repository."""
+        return self.editable or "/" in self.text or " @ " in self.text
+
+
 def _uv_tool(prefix: Path, added: tuple[str, ...] = (), removed: tuple[str, ...] = ()) -> str:
     """Return the `uv tool install` line: it installs anew, so it must name all that is there already."""
-    gone = {_normal(name) for name in removed}
-    there = [name for name in _received(prefix) if _normal(name) not in {*gone, _normal(prefix.name)}]
-    new = [name for name in added if _normal(name) not in {_normal(old) for old in there}]
-    return " ".join(
-        ["uv tool install", _quoted([prefix.name]), *(f"--with {_quoted([name])}" for name in (*there, *new))]
-    )
+    flags, there = _received(prefix)
+    asked = {**there, **{key: _kept(there.get(key), one) for key, one in _added(added)}}
+    for name in removed:
+        asked.pop(_normal(name), None)
+    tool = asked.pop(_normal(prefix.name), _Asked(prefix.name))
+    words = [*tool.words("", "--editable"), *flags]
+    for one in asked.values():
+        words += one.words("--with", "--with-editable")
+    return f"uv tool install {_quoted(words)}"
 
 
-def _received(prefix: Path) -> list[str]:
-    """Return what `uv tool install` was asked for, as its receipt says."""
+def _added(words: Iterable[str]) -> Iterator[tuple[str, _Asked]]:
+    """Yield (key, what is asked for) of a line's words; `-e` makes a folder of the next one."""
+    rest = iter(words)
+    for word in rest:
+        if word == "-e" and (folder := next(rest, None)) is not None:
+            yield folder, _Asked(folder, editable=True)
+        else:
+            yield _normal(word), _Asked(word)
+
+
+def _kept(there: _Asked | None, new: _Asked) -> _Asked:
+    """Return what is to be asked for: what is new, unless that would look up in an index what came from elsewhere."""
+    if there is None:
+        return new
+    return there if _is_bare(new.text) or (there.has_source and not new.has_source) else new
+
+
+def _received(prefix: Path) -> tuple[list[str], dict[str, _Asked]]:
+    """Return what `uv tool install` was asked for, as its receipt says: flags, and requirements by normalised name."""
     import tomllib
 
     try:
-        receipt = tomllib.loads((prefix / "uv-receipt.toml").read_text(encoding="utf-8"))
-        rows = receipt["tool"]["requirements"]
-        return [f"{row['name']}{row.get('specifier', '')}" for row in rows]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError):
-        return []  # a receipt of another form: the line names only what is new
+        receipt = tomllib.loads((prefix / "uv-receipt.toml").read_text(encoding="utf-8"))["tool"]
+        rows = {_normal(row["name"]): _of_receipt(row) for row in receipt["requirements"]}
+        return list(_flags(receipt)), rows
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [], {}  # a receipt of another form: the line names only what is new
+
+
+def _of_receipt(row: Mapping[str, Any]) -> _Asked:
+    """Return a row of a receipt as it was asked for."""
+    extras = f"[{','.join(row['extras'])}]" if row.get("extras") else ""
+    if "editable" in row:
+        return _Asked(f"{row['editable']}{extras}", editable=True)
+    marker = f" ; {row['marker']}" if row.get("marker") else ""
+    source = _source(row)
+    asked = f" @ {source}" if source else row.get("specifier", "")
+    return _Asked(f"{row['name']}{extras}{asked}{marker}")
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    """Return the address of what came from no index; "" of what came from one."""
+    if folder := row.get("directory") or row.get("path"):
+        return Path(folder).absolute().as_uri()
+    address, _, query = str(row.get("git") or row.get("url") or "").partition("#")[0].partition("?")
+    said = dict(part.partition("=")[::2] for part in query.split("&"))
+    revision = said.get("rev") or said.get("tag") or said.get("branch") if "git" in row else ""
+    folder = said.get("subdirectory") or row.get("subdirectory")
+    at, within = f"@{revision}" if revision else "", f"#subdirectory={folder}" if folder else ""
+    return f"{'git+' if 'git' in row else ''}{_public(address)}{at}{within}" if address else ""
+
+
+def _flags(receipt: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the flags that say with which Python, and where distributions are looked for."""
+    if python := receipt.get("python"):
+        yield from ("--python", python)
+    options = receipt.get("options", {})
+    for index in options.get("index", ()):
+        if not index.get("explicit"):
+            yield from (
+                "--default-index" if index.get("default") else "--index",
+                _public(index["url"]),
+            )
+    for place in options.get("find-links", ()):
+        yield from ("--find-links", _public(place))
+
+
+# ── pipx ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pipx_inject(prefix: Path, distributions: tuple[str, ...]) -> str:
+    """Return the line that adds distributions; pipx leaves alone what is there already, unless it is forced."""
+    there = _injected(prefix)
+    force = ["--force"] if any(_normal(name) in there for name in distributions) else []
+    return f"pipx inject {_quoted([*force, prefix.name, *_with_sources(prefix, distributions)])}"
+
+
+def _with_sources(prefix: Path, distributions: Iterable[str]) -> list[str]:
+    """Return distributions as words, each that came from no index with where it came from."""
+    there, words = _injected(prefix), []
+    for key, one in _added(distributions):
+        known = there.get(key)
+        words += (_kept(known, one) if known and known.has_source else one).words("", "--editable")
+    return words
+
+
+def _injected(prefix: Path) -> dict[str, _Asked]:
+    """Return what pipx was asked for, by normalised name, as its notes say."""
+    try:
+        notes = json.loads((prefix / "pipx_metadata.json").read_text(encoding="utf-8"))
+        rows = [notes["main_package"], *notes["injected_packages"].values()]
+        return {
+            _normal(row["package"]): _Asked(
+                _public(row["package_or_url"]),
+                editable=bool({"-e", "--editable"} & set(row.get("pip_args", ()))),
+            )
+            for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+# ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _python(prefix: Path) -> str:
@@ -107,9 +227,18 @@ def _quoted(words: tuple[str, ...] | list[str]) -> str:
     return " ".join(map(shlex.quote, words))
 
 
+def _public(url: str) -> str:
+    """Return a URL without what may be secret: the line is shown, and kept by shells."""
+    from codex_kernel.environment import without_credentials  # late: it costs a listing too much
+
+    return without_credentials(url)
+
+
+def _is_bare(requirement: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9._-]+", requirement) is not None
+
+
 def _normal(requirement: str) -> str:
     """Return the normalised name in a requirement."""
-    import re
-
     match = re.match(r"[A-Za-z0-9._-]*", requirement)
     return re.sub(r"[-_.]+", "-", match[0] if match else "").lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -89,6 +90,76 @@ def test_uv_tool_removes_a_plugin_by_leaving_it_out(tmp_path):
     """There is no other way to take one out of a tool's environment."""
     made = prefix(tmp_path, ENVIRONMENTS["uv tool"])
     assert uninstall_line("codex_torch", prefix=made) == "uv tool install codex-kernel --with codex-hf"
+
+
+SOURCES = """\
+[tool]
+requirements = [
+    { name = "codex-kernel", extras = ["testing"], specifier = ">=0.1" },
+    { name = "codex-mlflow" },
+    { name = "my-git", extras = ["a", "b"], git = "https://me:secret@git.example/x?subdirectory=d&rev=v1" },
+    { name = "my-folder", directory = "/src/my x", marker = "python_full_version >= '3.11'" },
+    { name = "my-file", path = "/src/my.whl" },
+    { name = "my-url", url = "https://a.example/my.whl" },
+    { name = "my-editable", extras = ["c"], editable = "/src/mine" },
+]
+python = "3.11"
+
+[tool.options]
+index = [{ url = "https://index.example/simple", explicit = false, default = true }]
+find-links = ["file:///dist"]
+"""
+THERE = [
+    *("uv", "tool", "install", "codex-kernel[testing]>=0.1", "--python", "3.11"),
+    *("--default-index", "https://index.example/simple", "--find-links", "file:///dist"),
+    *("--with", "codex-mlflow", "--with", "my-git[a,b] @ git+https://git.example/x@v1#subdirectory=d"),
+    *("--with", "my-folder @ file:///src/my%20x ; python_full_version >= '3.11'"),
+    *("--with", "my-file @ file:///src/my.whl", "--with", "my-url @ https://a.example/my.whl"),
+    *("--with-editable", "/src/mine[c]"),
+]
+
+
+def test_a_tool_of_uv_is_installed_anew_from_where_everything_came(tmp_path):
+    """Sources, extras, versions, markers, Python and index stay: no private name is looked up elsewhere."""
+    made = prefix(tmp_path, {"uv-receipt.toml": SOURCES})
+    assert shlex.split(install_line("codex-x", prefix=made)) == [*THERE, "--with", "codex-x"]
+    assert shlex.split(install_line("-e", "/a b", prefix=made)) == [*THERE, "--with-editable", "/a b"]
+
+
+def test_an_added_requirement_takes_the_place_of_the_one_before(tmp_path):
+    """But a bare name, or versions of what has a source, change nothing of where it comes from."""
+    made = prefix(tmp_path, {"uv-receipt.toml": SOURCES})
+    newer = [word.replace("codex-mlflow", "codex-mlflow>=0.2") for word in THERE]
+    assert shlex.split(install_line("codex-mlflow>=0.2", prefix=made)) == newer
+    assert shlex.split(install_line("codex-mlflow", "my_git>=2", "my-editable", prefix=made)) == THERE
+    elsewhere = [word.replace("a.example", "b.example") for word in THERE]
+    assert shlex.split(install_line("my-url @ https://b.example/my.whl", prefix=made)) == elsewhere
+    tool = [word.replace("[testing]>=0.1", "==0.2") for word in THERE]
+    assert shlex.split(install_line("codex-kernel==0.2", prefix=made)) == tool
+
+
+def test_a_tool_of_uv_that_is_editable_stays_so(tmp_path):
+    """Its own row may have a source as those of its plugins."""
+    receipt = '[tool]\nrequirements = [{ name = "codex-kernel", editable = "/src/codex" }]\n'
+    made = prefix(tmp_path, {"uv-receipt.toml": receipt})
+    assert install_line("codex-x", prefix=made) == "uv tool install --editable /src/codex --with codex-x"
+
+
+def test_pipx_keeps_sources_and_is_forced_where_a_plugin_is_there(tmp_path):
+    """It leaves an injected package alone otherwise, and a bare name would be looked up in an index."""
+    injected = {
+        "codex-hf": {"package": "codex-hf", "package_or_url": "codex-hf", "pip_args": []},
+        "my-git": {"package": "my-git", "package_or_url": "git+https://git.example/x", "pip_args": []},
+        "mine": {"package": "mine", "package_or_url": "/src/mine", "pip_args": ["--editable"]},
+    }
+    main = {"package": "codex-kernel", "package_or_url": "codex-kernel", "pip_args": []}
+    notes = json.dumps({"main_package": main, "injected_packages": injected})
+    made = prefix(tmp_path, {"pipx_metadata.json": notes})
+    assert install_line("codex-x", prefix=made) == "pipx inject codex-kernel codex-x"
+    assert install_line("codex-hf>=2", prefix=made) == "pipx inject --force codex-kernel 'codex-hf>=2'"
+    assert install_line("my_git", prefix=made) == "pipx inject --force codex-kernel git+https://git.example/x"
+    upgrade = "pipx runpip codex-kernel install --upgrade codex-hf --editable /src/mine"
+    assert upgrade_line("codex-hf", "mine", prefix=made) == upgrade
 
 
 @pytest.mark.parametrize("receipt", ["", "[tool]\n", "no toml", '[tool]\nrequirements = ["codex-kernel"]\n'])
