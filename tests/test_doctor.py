@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -426,6 +427,48 @@ def test_an_examination_that_fails_is_a_finding(tmp_path: Path, monkeypatch: pyt
     told = next(f for f in findings if f.subject == "packages")
     assert (told.level, "RuntimeError: what is this?" in told.message) == ("warning", True)
     assert findings[-1].subject in {"variables", "encoding"}
+
+
+def test_what_was_found_before_an_examination_failed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last finding is that it failed."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("what is this?")
+
+    monkeypatch.setattr(packages, "damaged", broken)
+    findings = list(doctor.examine(tmp_path / "cache", tmp_path / "runs"))
+    failed = next(f for f in findings if f.subject == "packages")
+    assert "RuntimeError: what is this?" in failed.message
+    assert "codex-kernel" in {f.subject for f in findings[: findings.index(failed)]}
+
+
+def test_plugins_that_cannot_be_looked_at_are_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing them may fail, and so may judging them; the packages are looked at all the same."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("what is this?")
+
+    for place in ("plugins", "Catalog.scan"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"codex_kernel.doctor.{place}", broken)
+            findings = list(doctor.examine(tmp_path / "cache", tmp_path / "runs"))
+        assert [f for f in findings if f.subject == "plugins" and "what is this?" in f.message]
+        assert "codex-kernel" in {f.subject for f in findings}
+
+
+def test_a_line_that_removes_remains_is_safe_to_paste(tmp_path: Path) -> None:
+    """Whatever a folder is called, a shell takes it as one word."""
+    left = tmp_path / "my site" / "~ip; touch x"
+    left.mkdir(parents=True)
+    (finding,) = packages.damaged([str(left.parent)], [])
+    assert finding.remedy is not None
+    assert shlex.split(finding.remedy.partition(": ")[2]) == ["rm", "-r", str(left)]
+    (unknown,) = machine.variables({"CODEX_X; touch x": "1"})
+    assert shlex.split(unknown.remedy or "") == ["unset", "CODEX_X; touch x"]
 
 
 def test_whatever_is_not_ok_says_what_to_do(tmp_path: Path) -> None:

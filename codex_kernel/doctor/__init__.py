@@ -15,7 +15,7 @@ from codex_kernel._version import __version__
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.doctor import machine, packages, start_code, versions
 from codex_kernel.doctor.findings import Finding, Level
-from codex_kernel.errors import CodexError
+from codex_kernel.errors import CodexError, in_words
 from codex_kernel.metadata import KERNEL, normal
 
 _LEVEL_OF_STATUS: dict[str, Level] = {"older": "note", "not allowed": "note"}
@@ -26,6 +26,7 @@ def examine(cache: Path, runs: Path) -> Iterator[Finding]:
     yield from _safely("python", machine.python)
     catalog, found = _catalog()
     yield from found
+    yield from _safely("plugins", lambda: plugins(catalog))
     yield from _safely("packages", lambda: _packages(catalog))
     yield from _safely("start code", lambda: start_code.start_code(start_code.folders()))
     yield from _safely("start code", start_code.modules)
@@ -39,22 +40,24 @@ def examine(cache: Path, runs: Path) -> Iterator[Finding]:
     yield from _safely("variables", lambda: machine.variables(os.environ))
 
 
-def _safely(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Return what an examination finds, or how it failed."""
+def _safely(subject: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield what an examination finds, and how it failed if it did not come to its end."""
     try:
-        return list(look())
+        yield from look()
     except Exception as error:  # noqa: BLE001 - what is examined may be broken in ways that nobody thought of
-        message = f"this could not be looked at: {type(error).__name__}: {error}"
-        return [Finding("warning", subject, message, "the other findings hold")]
+        message = f"this could not be looked at to its end: {in_words(error)}"
+        yield Finding("warning", subject, message, "the other findings hold")
 
 
 def _catalog() -> tuple[Catalog, list[Finding]]:
-    """Return what is installed, and the plugins that cannot be used."""
+    """Return what is installed, and why that cannot be known."""
     try:
-        catalog = Catalog.scan()
+        return Catalog.scan(), []
     except CodexError as error:
         return Catalog(()), [Finding("problem", "plugins", error.message, error.remedy)]
-    return catalog, list(plugins(catalog))
+    except Exception as error:  # noqa: BLE001 - as above
+        message = f"what is installed cannot be listed: {in_words(error)}"
+        return Catalog(()), [Finding("problem", "plugins", message, "the other findings hold")]
 
 
 def plugins(catalog: Catalog) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -243,7 +244,9 @@ def variables(found: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("note", "variables", message, f"unset {name} if that is not meant")
         else:
             near = did_you_mean(name, VARIABLES)
-            yield Finding("warning", "variables", f"codex does not know {name}", near or f"unset {name}")
+            yield Finding(
+                "warning", "variables", f"codex does not know {name}", near or f"unset {shlex.quote(name)}"
+            )
     if path := found.get("PYTHONPATH"):
         message = f"PYTHONPATH is {path!r}: what lies there hides what is installed"
         yield Finding("note", "variables", message, "unset PYTHONPATH if that is not meant")

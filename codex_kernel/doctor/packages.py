@@ -5,6 +5,7 @@ One rule: files are read, nothing is imported and nothing is changed; a broken d
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from attrs import frozen
 
 from codex_kernel.doctor.findings import Finding
 from codex_kernel.installers import install_line, uninstall_line
-from codex_kernel.metadata import KERNEL, normal
+from codex_kernel.metadata import KERNEL, normal, record_of
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -101,7 +102,7 @@ def damaged(path: Sequence[str], distributions: Sequence[Distribution]) -> Itera
         left = [entry for entry in entries(Path(folder or ".").absolute()) if entry.name.startswith("~")]
         for entry in left:
             message = f"{entry} is left of an installation that did not come to its end"
-            yield Finding("warning", "remains", message, f"remove it: rm -r {entry}")
+            yield Finding("warning", "remains", message, f"remove it: rm -r {shlex.quote(str(entry))}")
 
 
 def doubled(distributions: Sequence[Distribution], relevant: Collection[str]) -> Iterator[Finding]:
@@ -139,11 +140,8 @@ def lost_files(distributions: Sequence[Distribution], plugins: Collection[str]) 
     for one in distributions:
         if one.name not in plugins:
             continue
-        try:
-            record = (one.metadata / "RECORD").read_text(encoding="utf-8", errors="replace")
-        except OSError:  # not every installer writes one
-            continue
-        names = [line.rsplit(",", 2)[0].strip('"') for line in record.splitlines() if line.count(",") > 1]
+        # Not every installer writes a record, and a line of it may be damaged.
+        names = [file.path for file in record_of(one.metadata) or () if "\ufffd" not in file.path]
         lost = [
             name for name in names if not name.endswith(".pyc") and not (one.metadata.parent / name).exists()
         ]

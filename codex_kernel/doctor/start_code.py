@@ -11,6 +11,7 @@ from pathlib import Path
 
 from codex_kernel.doctor.findings import Finding
 from codex_kernel.doctor.packages import entries
+from codex_kernel.metadata import record_of
 
 _CODE = re.compile(r"^import[ \t].*", re.MULTILINE)
 _OF_VIRTUALENV = ("_virtualenv.pth", "import _virtualenv")
@@ -50,11 +51,7 @@ def _owner(file: Path) -> str | None:
     for metadata in entries(file.parent):
         if metadata.suffix != ".dist-info":
             continue
-        try:
-            record = (metadata / "RECORD").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if f"\n{file.name}," in f"\n{record}":
+        if any(listed.path == file.name for listed in record_of(metadata) or ()):
             return metadata.stem.partition("-")[0].replace("_", "-")
     return None
 
