@@ -1,7 +1,8 @@
 """Importing every plugin in a process of its own: which of them work, what they cost, why the others do not.
 
 One rule: whatever a plugin does (raise, exit, abort, crash, hang, start processes), it does it to its own process, and
-its verdict says so.
+its verdict says so. What it started is killed with it: its session, and on Linux all that has a variable of ours in its
+environment. A process that leaves the session and empties its environment gets away: this is no jail.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ AT_ONCE = 2
 TIMEOUT_SECONDS = 60.0
 NOT_IMPORTED = ("shadowed", "incompatible", "not allowed")
 """What codex would not import either."""
+_MARK = "_CODEX_CHECK"
+"""The variable whose value tells the processes of one plugin from all others."""
 _POLL_SECONDS = 0.02
 _HEAVIEST = 5
 _PROGRAM = (
@@ -144,6 +147,7 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,
+                env={**os.environ, _MARK: folder.name},
             )
         return cls(entry, timeout_seconds, folder, process, time.monotonic() + timeout_seconds)
 
@@ -156,16 +160,21 @@ class _Child:
 
     def end(self) -> None:
         """Kill the process and all that it started; its folder goes, too."""
+        self._kill()
+        self.folder.cleanup()
+
+    def _kill(self) -> int:
+        """Kill the process, unless it has ended, and what it started; return its exit code."""
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.folder.cleanup()
+        code = self.process.wait()
+        while _kill_marked(self.folder.name):  # until none has started another meanwhile
+            time.sleep(_POLL_SECONDS)
+        return code
 
     def verdict(self) -> Checked:
         """Return what it found, or how it ended without a finding."""
-        with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # what it started, and itself where it was late
-        code = self.process.wait()
+        code = self._kill()
         folder = Path(self.folder.name)
         told = list(_lines(folder / "report"))
         errors = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
@@ -188,6 +197,22 @@ class _Child:
 def _has_ended(pid: int) -> bool:
     """Say whether a child has ended, without taking its number from it: others may still be in its group."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _kill_marked(value: str) -> int:
+    """Kill the processes whose environment has our variable with this value; return how many there were."""
+    mark, killed = f"{_MARK}={value}".encode(), 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            # The number may be another process's by now; the descriptor stays that of one.
+            descriptor = os.pidfd_open(int(folder.name))
+            try:
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    killed += 1
+            finally:
+                os.close(descriptor)
+    return killed
 
 
 def _judged(entry: Entry, found: dict[str, Any], weights: Sequence[Weight], said: str) -> Checked:

@@ -124,6 +124,16 @@ def test_what_a_plugin_starts_goes_with_it(site: Path) -> None:
     assert is_gone(int(started.read_text()))
 
 
+def test_a_process_that_leads_a_session_of_its_own_goes_too(site: Path) -> None:
+    """Neither leaving the group nor the death of its parent saves it."""
+    started = site / "started"
+    sleep = "subprocess.Popen(['sleep', '1000'], start_new_session=True).pid"
+    daemon = f"import subprocess; open({str(started)!r}, 'w').write(str({sleep}))"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {daemon!r}], start_new_session=True)\n"
+    assert judged(site, start + GOOD).verdict == "ok"
+    assert is_gone(int(started.read_text()), patience_seconds=5)
+
+
 @pytest.mark.parametrize(
     "module",
     [
