@@ -15,7 +15,7 @@ import pytest
 
 from codex_kernel import metrics, runfolder
 from codex_kernel._version import __version__
-from codex_kernel.cli import SECTIONS, codex
+from codex_kernel.cli import SECTIONS, codex, main
 from codex_kernel.runfolder import RunFolder, list_runs
 from tests.command import Workplace, toy_workplace
 
@@ -447,3 +447,13 @@ def test_the_version_is_the_same_by_all_ways(workplace: Workplace) -> None:
             [Path(sys.executable).parent / script, "--version"], capture_output=True, text=True, check=True
         )
         assert done.stdout == f"codex {__version__}\n"
+
+
+def test_what_the_flags_of_a_line_set_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls `main` in a process of its own finds the variables and the path as they were."""
+    monkeypatch.delenv("CODEX_PLUGINS", raising=False)
+    monkeypatch.setenv("CODEX_PLUGIN_PATH", str(tmp_path))
+    before, path = dict(os.environ), list(sys.path)
+    for arguments in (["plugins", "list"], ["runs", "show", "none"], ["nonsense"]):
+        main(["--no-plugins", "--plugin-path", str(tmp_path.parent), *arguments])
+        assert (dict(os.environ), sys.path) == (before, path)

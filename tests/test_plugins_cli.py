@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +486,58 @@ def test_a_problem_is_exit_code_1(workplace: Workplace) -> None:
     assert "needs gone-for-good>=2, which is not installed" in said.out
     assert "install 'gone-for-good>=2'" in said.out
     assert "1 problem found" in said.err
+
+
+# ── the terminal ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b2J\x7fhi"
+
+
+def str_of(value: object) -> str:
+    """Return all text in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return " ".join(map(str_of, value)) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--help",), 0),
+        (("plugins", "list"), 0),
+        (("plugins", "list", "--json"), 0),
+        (("plugins", "tree"), 0),
+        (("plugins", "search", "hi"), 0),
+        (("plugins", "show", "odd"), 0),
+        (("plugins", "show", "odd", "--json"), 0),
+        (("plugins", "check", "odd", "quiet"), 7),
+        (("plugins", "doctor"), None),
+        (("quiet",), 7),
+    ],
+)
+def test_no_plugin_can_speak_to_the_terminal(
+    workplace: Workplace, arguments: tuple[str, ...], code: int | None
+) -> None:
+    """Control characters in what a plugin says of itself, or raises, are shown and not obeyed."""
+    groups = {"codex.loggers": {"odd": "codex_odd:Plugin"}, "codex.commands": {"quiet": "codex_quiet:none"}}
+    raising = f"raise ValueError({ESCAPES!r})"
+    modules = {
+        "codex_odd": GOOD.replace("class Plugin:", f"class Plugin:\n    {ESCAPES!r}\n"),
+        "codex_quiet": raising,
+    }
+    metadata = install(workplace.site, "codex-odd", groups, modules=modules)
+    header = (metadata / "METADATA").read_text().replace("codex-odd for tests", ESCAPES)
+    (metadata / "METADATA").write_text(header)
+    with (metadata / "entry_points.txt").open("a") as file:
+        file.write(f"[codex.metrics]\n{ESCAPES} = codex_gone:M\n")
+    said = workplace.codex(*arguments)
+    assert code is None or said.code == code, said.err
+    both = said.out + said.err
+    assert not [c for c in both if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    assert "owned" in both
+    if "--json" in arguments:
+        assert ESCAPES in str_of(json.loads(said.out))
 
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from codex_kernel._version import __version__
-from codex_kernel.cli.flags import take
+from codex_kernel.cli.flags import put_back, take
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -115,9 +115,12 @@ class LazyCommands(click.Group):
         from click.shell_completion import CompletionItem
 
         from codex_kernel.cli.plugin_commands import help_lines
+        from codex_kernel.cli.terminal import plain
 
         lines = help_lines(self.list_commands(ctx)) if _plugins_have_commands() else []
-        found = [CompletionItem(name, help=text) for name, text in lines if name.startswith(incomplete)]
+        found = [
+            CompletionItem(name, help=plain(text)) for name, text in lines if name.startswith(incomplete)
+        ]
         return [*super().shell_complete(ctx, incomplete), *found]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -127,6 +130,7 @@ class LazyCommands(click.Group):
                 formatter.write_dl(list(commands.items()))
         if _plugins_have_commands():
             from codex_kernel.cli.plugin_commands import help_lines
+            from codex_kernel.cli.terminal import plain
             from codex_kernel.errors import CodexError
 
             try:
@@ -135,7 +139,7 @@ class LazyCommands(click.Group):
                 lines = [("-", error.message)]
             if lines:
                 with formatter.section("From plugins"):
-                    formatter.write_dl(lines)
+                    formatter.write_dl([(plain(name), plain(text)) for name, text in lines])
 
 
 def _plugins_have_commands() -> bool:
@@ -198,8 +202,16 @@ def codex(**_flags: object) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command line and return its exit code; errors are shown in a few lines, with a traceback under --debug."""
+    """Run a command line and return its exit code; errors are shown in a few lines, with a traceback under --debug.
+
+    What its flags set for the plugins holds as long as the command.
+    """
     _open_closed_streams()
+    with put_back():
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         flags, arguments = take(arguments, codex)
@@ -251,7 +263,8 @@ def lost_where_nobody_listens() -> Iterator[None]:
 
 
 def _show(error: Exception, *, debug: bool) -> None:
-    """Show an error."""
+    """Show an error, of whose words some may be a plugin's."""
+    from codex_kernel.cli.terminal import plain
     from codex_kernel.errors import CodexError, ManifestError, in_words
 
     if debug:
@@ -259,17 +272,17 @@ def _show(error: Exception, *, debug: bool) -> None:
 
         traceback.print_exception(error)
     if isinstance(error, ManifestError):
-        click.echo(error.message, err=True)
+        click.echo(plain(error.message), err=True)
         count = len(error.problems)
         click.echo(f"error: {count} problem{'s' if count > 1 else ''} found, nothing was run", err=True)
         return
     if isinstance(error, CodexError):
-        click.echo(f"error: {_shorten(error.message)}", err=True)
+        click.echo(plain(f"error: {_shorten(error.message)}"), err=True)
         if error.remedy:
-            click.echo(f"  {error.remedy}", err=True)
+            click.echo(plain(f"  {error.remedy}"), err=True)
         _show_notes(error)
         return
-    click.echo(f"error: {in_words(error)}", err=True)
+    click.echo(plain(f"error: {in_words(error)}"), err=True)
     _show_notes(error)
     if not debug:
         click.echo("  this is not an error that codex knows: --debug shows the traceback", err=True)
@@ -277,8 +290,10 @@ def _show(error: Exception, *, debug: bool) -> None:
 
 def _show_notes(error: Exception) -> None:
     """Show what else went wrong after an error."""
+    from codex_kernel.cli.terminal import plain
+
     for note in getattr(error, "__notes__", ()):
-        click.echo(f"  {_shorten(note)}", err=True)
+        click.echo(plain(f"  {_shorten(note)}"), err=True)
 
 
 def _shorten(text: str, lines: int = 4) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ import click
 
 DEBUG, NO_PLUGINS, PLUGIN_PATH, TRACE = "--debug", "--no-plugins", "--plugin-path", "--trace-plugins"
 _ALL = (DEBUG, NO_PLUGINS, PLUGIN_PATH, TRACE)
+
+
+_VARIABLES = ("CODEX_PLUGINS", "CODEX_PLUGIN_PATH")
 
 
 class Flags(NamedTuple):
@@ -49,6 +53,22 @@ class Flags(NamedTuple):
             yield
         finally:
             tracing.stop()
+
+
+@contextlib.contextmanager
+def put_back() -> Iterator[None]:
+    """Leave the variables that flags set, and the path that plugins are added to, as they were found."""
+    variables = {name: os.environ.get(name) for name in _VARIABLES}
+    path = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def take(arguments: Sequence[str], root: click.Group) -> tuple[Flags, list[str]]:

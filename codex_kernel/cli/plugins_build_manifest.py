@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from codex_kernel.cli.terminal import unicode
+
 
 @click.command("build-manifest")
 @click.argument(
@@ -35,16 +37,18 @@ def build_manifest(folder: Path, check: bool) -> int:  # noqa: FBT001 - click pa
     if not check:
         write_whole(place, text_of(made).encode())
         count = len(project.entries)
-        click.echo(f"wrote {_shown(place)}: {count} plugin{'' if count == 1 else 's'} of {project.name}")
+        click.echo(
+            unicode(f"wrote {_shown(place)}: {count} plugin{'' if count == 1 else 's'} of {project.name}")
+        )
         return 0
     if not place.is_file():
-        click.echo(f"{_shown(place)} is not there: codex plugins build-manifest writes it")
+        click.echo(unicode(f"{_shown(place)} is not there: codex plugins build-manifest writes it"))
         return 1
     outdated = differences(place.read_text(encoding="utf-8", errors="replace"), made)
     for line in outdated:
-        click.echo(f"{_shown(place)}: {line}")
+        click.echo(unicode(f"{_shown(place)}: {line}"))
     if not outdated:
-        click.echo(f"{_shown(place)} is up to date")
+        click.echo(unicode(f"{_shown(place)} is up to date"))
     return 1 if outdated else 0
 
 

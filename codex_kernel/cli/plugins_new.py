@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from codex_kernel.cli.terminal import unicode
 from codex_kernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def new(kind: str, name: str, output: Path) -> None:
     _check_free(project.kind, project.name, project.package)
     _check_folder(folder)
     count = _write(project, folder)
-    click.echo(f"wrote {folder}: {count} files, the {kind} {name!r}")
+    click.echo(unicode(f"wrote {folder}: {count} files, the {kind} {name!r}"))
     for what, line in _next_commands(project, folder):
-        click.echo(f"  {what:<14}  {line}")
+        click.echo(unicode(f"  {what:<14}  {line}"))
 
 
 # ── what may not be ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,9 +186,7 @@ def _install_line(project: Project, folder: Path) -> str:
 
     tested_with = ("pytest", "hypothesis", *KINDS[project.kind].modules)
     extra = "" if all(find_spec(module) for module in tested_with) else "[test]"
-    # `-e` makes a path of what would be a distribution's name.
-    line = install_line("-e", f"{folder}{extra}")
-    return line.replace("--with -e --with ", "--with-editable ")
+    return install_line("-e", f"{folder}{extra}")  # a path, not a distribution's name
 
 
 def _pytest() -> str:

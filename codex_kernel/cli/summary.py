@@ -14,7 +14,7 @@ import click
 
 from codex_kernel import metrics
 from codex_kernel.cli import lost_where_nobody_listens
-from codex_kernel.cli.terminal import duration
+from codex_kernel.cli.terminal import duration, plain
 from codex_kernel.interfaces import Outcome
 from codex_kernel.runfolder import RunFolder
 
@@ -27,7 +27,7 @@ def print_summary(folder: RunFolder, outcome: Outcome, first_line: str | None = 
     ended = f"{outcome.status} in {duration(outcome.seconds)}: {outcome.reason}"
     lines = "\n".join([f"\n{first_line or ended}", *_summary(folder, outcome)])
     with lost_where_nobody_listens():
-        click.echo(lines)
+        click.echo(plain(lines))
 
 
 def _summary(folder: RunFolder, outcome: Outcome) -> Iterator[str]:

@@ -27,6 +27,9 @@ runs_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 
 
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
 def cache_folder() -> Path:
     """Return the folder for what can be made again: encoded data, fetched and converted models."""
     if chosen := os.environ.get("CODEX_CACHE"):
@@ -56,8 +59,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 
 def _plain(text: str) -> str:
-    """Keep rich from reading a `[` as markup."""
-    return text.replace("[", "\\[")
+    """Keep rich from reading a `[` as markup, and the terminal from obeying."""
+    return unicode(text).replace("[", "\\[")
 
 
 def duration(seconds: float) -> str:
@@ -100,8 +103,10 @@ def agreed(count: int, *, yes: bool) -> bool:
 def read_prompt(text: str) -> str:
     """Return the prompt itself, or standard input for `-`."""
     if text != "-":
-        if unicode(text) != text:
-            raise _not_utf8(f"got {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _not_utf8(f"got {text!r}") from None
         return text
     try:
         prompt = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8").read()
@@ -119,7 +124,15 @@ def read_prompt(text: str) -> str:
 
 def unicode(text: object) -> str:
     r"""Return text that can be written anywhere: of a path, a byte that is not UTF-8 becomes `\udcxx`, as in JSON."""
-    return str(text).encode(errors="backslashreplace").decode()
+    return plain(text).encode(errors="backslashreplace").decode()
+
+
+def plain(text: object) -> str:
+    r"""Return text that a terminal shows and does not obey: a control character becomes `\u001b`, as in JSON.
+
+    Lines and tabs stay. Whatever a plugin says goes through this before it is shown.
+    """
+    return str(text).translate(_ESCAPED)
 
 
 def _not_utf8(got: str) -> InputError:
