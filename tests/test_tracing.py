@@ -396,6 +396,52 @@ def test_a_folder_that_cannot_be_written_ends_the_trace_with_one_warning(
     assert logger.told == 1
 
 
+def events_of(hooks: Hooks, folder: Path) -> dict[str, int]:
+    """Tell of a whole run in a folder of its own; return the calls that it recorded of each plugin."""
+    folder.mkdir()
+    run = make_run(folder)
+    hooks.run_started(run, {})
+    told(hooks, folder)
+    hooks.run_finished(run, Outcome("completed", 0, "done", 1, 1, 1, 1.0, {}, None, []))
+    assert isinstance(run.report, RecordingReporter)
+    (event,) = [fields for name, fields in run.report.events if name == "plugin_seconds"]
+    return {row["plugin"]: row["calls"] for row in event["plugins"]}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_second_run_of_a_process_is_traced_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, named: bool
+) -> None:
+    """Each run counts its own calls, those before its start among them, and has its own file unless one was named."""
+    tracing.start(tmp_path / "t.ndjson" if named else None)
+    for name in ("one", "two"):
+        hooks = hooks_with(Logger(), Model(Clock()))
+        hooks.model(make_run(tmp_path), None, materialize=True)  # type: ignore[arg-type]
+        assert events_of(hooks, tmp_path / name) == {"Logger": 1, "Model": 1}
+    tracing.stop()
+    files = sorted(tmp_path.rglob("*.ndjson"))
+    lines = [len(file.read_text().splitlines()) for file in files]
+    assert lines == ([4] if named else [2, 2])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    """Its calls stay in its own file, and what was called after the last run is in that run's."""
+    trace = tracing.start(None)
+    for name, calls in (("one", 2), ("two", 1)):
+        (tmp_path / name).mkdir()
+        hooks = hooks_with(Logger())
+        hooks.run_started(make_run(tmp_path / name), {})
+        for _ in range(calls):
+            told(hooks, tmp_path)
+    assert [row["calls"] for row in trace.totals()] == [1]
+    trace.end()
+    told(hooks, tmp_path)
+    tracing.stop()
+    files = [tmp_path / name / "run" / tracing.FILE_NAME for name in ("one", "two")]
+    assert [len(file.read_text().splitlines()) for file in files] == [2, 2]
+
+
 def test_events_that_cannot_be_written_do_not_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
