@@ -139,6 +139,29 @@ def test_bad_plugins_that_nobody_names_disturb_no_other_command(workplace: Workp
         assert "codex-bad" not in said.err, (words, said.err)
 
 
+def test_the_schema_survives_whatever_plugins_do_when_they_are_imported(tmp_path: Path) -> None:
+    """Each without a static manifest is imported in a process of its own; what it does there is a warning."""
+    modules = {
+        "aborts": "import os\nos.abort()\n",
+        "exits": "import os\nos._exit(3)\n",
+        "raises": "raise ValueError('no')\n",
+        "shouts": f"import os\nos.write(1, b'RAW')\n{GOOD}",
+        "waits": f"import threading\nthreading.Thread(target=threading.Event().wait).start()\n{GOOD}",
+    }
+    place = Workplace(tmp_path)
+    for name, text in modules.items():
+        plugins = {"codex.loggers": {name: f"codex_{name}:Mine"}}
+        install(place.site, f"codex-{name}", plugins, modules={f"codex_{name}": text})
+    said = place.codex("schema")
+    assert said.code == 0, said.err
+    titles = [choice.get("title") for choice in json.loads(said.out)["$defs"]["logger"]["anyOf"]]
+    assert set(modules) <= set(titles)
+    for name in ("aborts", "exits", "raises"):
+        (line,) = [line for line in said.err.splitlines() if f"codex-{name} 1.0" in line]
+        assert line.startswith("warning: ")
+        assert line.endswith("its options are left open in the schema")
+
+
 def test_the_list_has_one_verdict_for_each_bad_plugin_without_importing_it(workplace: Workplace) -> None:
     """Stale, incompatible, claimed twice and shadowed are told; what a module would do is not looked for."""
     said = workplace.codex("plugins", "list", "--json", "--all")

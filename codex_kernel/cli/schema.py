@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from codex_kernel.cli.terminal import print_json
+from codex_kernel.cli.terminal import print_json, unicode
 
 if TYPE_CHECKING:
+    from codex_kernel.catalog import Entry
     from codex_kernel.section_schema import Schema
 
 
@@ -19,6 +21,7 @@ def schema(output: Path | None) -> None:
     """Print the JSON Schema (draft 2020-12) of manifests, composed from the installed plugins.
 
     An editor that knows YAML schemas completes and checks manifests with it: write it to codex.schema.json beside them.
+    A plugin without a static manifest is imported in a process of its own.
     """
     import json
 
@@ -38,21 +41,43 @@ def _sections() -> dict[str, dict[str, type | Schema | None]]:
     """Return kind → name → schema of the options of all that is installed; None where nobody can say."""
     from codex_kernel.catalog import GROUPS, Catalog
     from codex_kernel.errors import PluginError
-    from codex_kernel.static_manifest import describe, fault
+    from codex_kernel.metadata import KERNEL
+    from codex_kernel.static_manifest import describe, fault, read
 
     catalog = Catalog.scan()
     sections: dict[str, dict[str, type | Schema | None]] = {}
-    told = set()
+    warnings: dict[str, None] = {}
+    unknown: list[Entry] = []
     for kind in GROUPS:
         for name in catalog.names(kind) if kind != "command" else ():
             found = sections.setdefault(kind, {})
+            found[name] = None
             try:
                 entry = catalog.find(kind, name)
-                if (wrong := fault(entry)) and wrong not in told:
-                    told.add(wrong)
-                    click.echo(f"warning: {wrong}", err=True)
-                found[name] = dict(describe(entry).options)
+                static = read(entry) or (describe(entry) if entry.distribution == KERNEL else None)
             except PluginError as error:
-                click.echo(f"warning: {error.message}; its options are left open in the schema", err=True)
-                found[name] = None
+                warnings[f"{error.message}; its options are left open in the schema"] = None
+                continue
+            if wrong := fault(entry):
+                warnings[wrong] = None
+            if static is None:
+                unknown.append(entry)
+            else:
+                found[name] = dict(static.options)
+    for entry, options, wrong in _of_code(unknown):
+        sections[entry.kind][entry.name] = options
+        if wrong:
+            warnings[f"{entry}: {wrong}; its options are left open in the schema"] = None
+    for warning in warnings:
+        click.echo(unicode(f"warning: {warning}"), err=True)
     return sections
+
+
+def _of_code(entries: list[Entry]) -> Iterator[tuple[Entry, Schema | None, str]]:
+    """Yield (plugin, schema of its options, what is wrong): each imported in a process of its own, which it may end."""
+    from codex_kernel.plugin_check import check
+
+    for checked in check(entries):
+        described = checked.description
+        options = dict(described["options"]) if described else None
+        yield checked.entry, options, "" if described else "; ".join(checked.faults or checked.warnings)
