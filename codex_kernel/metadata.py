@@ -134,13 +134,37 @@ def parse_entry_points(text: str) -> list[tuple[str, str, str]]:
     return found
 
 
-_WANTS_KERNEL = re.compile(r"codex[-_.]kernel(?![-_.\w])[^(<>=!~;]*\(?([^;)]*)\)?(.*)", re.IGNORECASE)
+_WANTS_KERNEL = re.compile(r"codex[-_.]+kernel(?![-_.\w])[^(<>=!~;]*\(?([^;)]*)\)?", re.IGNORECASE)
+_OF_AN_EXTRA = re.compile(r""";\s*extra\s*==\s*(["'])[^"']*\1\s*$""")
 
 
 def kernel_requirement(requirements: Sequence[str]) -> str:
-    """Return the wanted versions of codex-kernel among a distribution's requirements, without those of its extras."""
-    matches = filter(None, map(_WANTS_KERNEL.match, requirements))
-    return ",".join(match[1].strip() for match in matches if match[1].strip() and "extra" not in match[2])
+    """Return the wanted versions of codex-kernel among a distribution's requirements.
+
+    Those of its extras are left out, and those that are for another Python or another system than this.
+    """
+    return ",".join(filter(None, map(_wanted, requirements)))
+
+
+def _wanted(requirement: str) -> str:
+    """Return the versions of codex-kernel that one line wants; "" where it wants none."""
+    match = _WANTS_KERNEL.match(requirement)
+    if match is None or _OF_AN_EXTRA.search(requirement):
+        return ""
+    versions = match[1].strip()
+    if ";" not in requirement and "@" not in requirement:
+        return versions  # as most are: packaging would cost a listing more than all the rest
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        read = Requirement(requirement)
+        applies = read.marker is None or read.marker.evaluate({"extra": ""})
+    except InvalidRequirement:
+        return versions
+    except (UndefinedComparison, UndefinedEnvironmentName):
+        applies = True
+    return str(read.specifier) if applies else ""
 
 
 def _read_header(metadata: Path) -> tuple[str, str, str, str]:

@@ -6,14 +6,15 @@ work win over an installed copy of the same distribution; of a folder of install
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from codex_kernel.errors import InputError
-from codex_kernel.metadata import GROUPS, Entry, kernel_requirement
+from codex_kernel.metadata import Entry
+from codex_kernel.plugin_project import entries_of, table_of
 
 VARIABLE = "CODEX_PLUGIN_PATH"
 
@@ -40,11 +41,10 @@ def projects() -> list[Entry]:
     """
     entries = []
     for folder in folders():
-        project = folder / "pyproject.toml"
-        if project.is_file():
+        if (folder / "pyproject.toml").is_file():
             # Before what is installed, so that the code in work is what runs; after the standard library.
             _put(folder / "src" if (folder / "src").is_dir() else folder, _first_site())
-            entries.extend(_read_project(project))
+            entries.extend(_read_project(folder))
         else:
             _put(folder, len(sys.path))  # it may hold copies of what is installed, codex-kernel among them
     return entries
@@ -61,36 +61,10 @@ def _first_site() -> int:
     return next((i for i, folder in enumerate(sys.path) if folder.endswith(names)), len(sys.path))
 
 
-def _read_project(file: Path) -> list[Entry]:
-    """Return the plugins that a pyproject.toml declares; raise InputError where it cannot be read."""
-    import tomllib
-
-    try:
-        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
-        return _entries(file.parent, project)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            f"{file}: {str(error).splitlines()[0]}", remedy=f"mend it, or unset {VARIABLE}"
-        ) from None
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{file}: expected [project] with a name and tables of entry points",
-            remedy=f"mend it, or unset {VARIABLE}",
-        ) from None
-
-
-def _entries(folder: Path, project: dict[str, Any]) -> list[Entry]:
-    """Return the entries of a project's table."""
-    declared = {kind: project.get("entry-points", {}).get(group, {}) for kind, group in GROUPS.items()}
-    wanted = kernel_requirement([str(line) for line in project.get("dependencies", [])])
-    name = str(project["name"])
-    version = str(project.get("version") or _dynamic_version(folder))
-    summary = str(project.get("description", ""))
-    return [
-        Entry(kind, plugin, str(target).strip(), name, version, wanted, folder, summary)
-        for kind, plugins in declared.items()
-        for plugin, target in plugins.items()
-    ]
+def _read_project(folder: Path) -> list[Entry]:
+    """Return the plugins that a project's pyproject.toml declares; raise InputError where it cannot be read."""
+    table = table_of(folder, remedy=f"mend it, or unset {VARIABLE}")
+    return entries_of(folder, {**table, "version": table.get("version") or _dynamic_version(folder)})
 
 
 _VERSION = re.compile(r"""^__version__\s*=\s*["']([^"']+)["']""", re.MULTILINE)
@@ -101,6 +75,7 @@ def _dynamic_version(folder: Path) -> str:
     for file in sorted(
         [*folder.glob("*/_version.py"), *folder.glob("src/*/*.py"), *folder.glob("*/__init__.py")]
     ):
-        if match := _VERSION.search(file.read_text(encoding="utf-8", errors="replace")):
-            return match[1]
+        with contextlib.suppress(OSError):
+            if match := _VERSION.search(file.read_text(encoding="utf-8", errors="replace")):
+                return match[1]
     return "0"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codex_kernel.errors import InputError
-from codex_kernel.metadata import FILE_NAME, GROUPS, Entry
+from codex_kernel.metadata import FILE_NAME, GROUPS, Entry, kernel_requirement
 
 
 class Project(NamedTuple):
@@ -40,22 +40,55 @@ class Project(NamedTuple):
 
 def read_project(folder: Path) -> Project:
     """Read the project in a folder; raise InputError where it has no plugin, or cannot be read."""
+    table = table_of(folder)
+    return project_of(folder, table["name"], table.get("version"), table.get("entry-points", {}))
+
+
+def table_of(folder: Path, *, remedy: str = "mend it") -> Mapping[str, Any]:
+    """Return the table [project] of the pyproject.toml in a folder: it has a name, and tables of entry points.
+
+    Raises InputError, with the remedy, where it cannot be read.
+    """
     import tomllib
 
     file = folder / "pyproject.toml"
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-        return project_of(folder, table["name"], table.get("version"), table.get("entry-points", {}))
+        groups = [table.get("entry-points", {}).get(group, {}) for group in GROUPS.values()]
+        texts = [table["name"], *(target for plugins in groups for target in plugins.values())]
     except OSError as error:
         raise InputError(
             f"{file} cannot be read: {error.strerror}", remedy="name the folder of a plugin's project"
         ) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{file}: {str(error).splitlines()[0]}", remedy="mend it") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: {str(error).splitlines()[0]}", remedy=remedy) from None
     except (AttributeError, KeyError, TypeError):
-        raise InputError(
-            f"{file}: expected [project] with a name and tables of entry points", remedy="mend it"
-        ) from None
+        texts = [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{file}: expected [project] with a name and tables of entry points", remedy=remedy)
+    found: Mapping[str, Any] = table
+    return found
+
+
+def entries_of(folder: Path, table: Mapping[str, Any]) -> list[Entry]:
+    """Return the plugins of a table [project], as `table_of` reads it; what a target says of extras is left out."""
+    needed = table.get("dependencies")
+    requirement = kernel_requirement([str(line) for line in needed] if isinstance(needed, list) else [])
+    version, summary = str(table.get("version") or 0), str(table.get("description", ""))
+    return [
+        Entry(
+            kind,
+            plugin,
+            target.partition("[")[0].strip(),
+            table["name"],
+            version,
+            requirement,
+            folder,
+            summary,
+        )
+        for kind, group in GROUPS.items()
+        for plugin, target in sorted(table.get("entry-points", {}).get(group, {}).items())
+    ]
 
 
 def project_of(
@@ -65,24 +98,18 @@ def project_of(
     entry_points: Mapping[str, Mapping[str, str]],
     roots: Sequence[Path] = (),
 ) -> Project:
-    """Return the project of these entry points: group → name → target; raise InputError where codex has none of them.
+    """Return the project of these entry points; raise InputError where codex has none of them.
 
-    version: for messages; None where only the build backend knows it.
+    version: None where only the build backend knows it.
     roots: where its modules are looked for, before `src` and the folder itself.
     """
-    entries = [
-        Entry(
-            kind, plugin, str(target).partition("[")[0].strip(), str(name), str(version or 0), "", folder, ""
-        )
-        for kind, group in GROUPS.items()
-        for plugin, target in sorted(entry_points.get(group, {}).items())
-    ]
+    entries = entries_of(folder, {"name": name, "version": version, "entry-points": entry_points})
     if not entries:
         raise InputError(
             f"{folder / 'pyproject.toml'} declares no plugin of codex",
             remedy='write a table such as [project.entry-points."codex.loggers"]',
         )
-    return Project(folder, str(name), tuple(entries), (*roots, folder / "src", folder))
+    return Project(folder, name, tuple(entries), (*roots, folder / "src", folder))
 
 
 def _place(root: Path, parts: list[str]) -> Path | None:

@@ -109,7 +109,11 @@ def _fault(name: str, versions: SpecifierSet, text: str, catalog: Catalog) -> tu
 
 def _installed(name: str, catalog: Catalog) -> str | None:
     """Return the version of a distribution, whether it has plugins or not; None where it is not installed."""
-    found = [e.version for e in catalog.entries if normal(e.distribution) == normal(name)]
+    found = [
+        e.version
+        for e in catalog.entries
+        if normal(e.distribution) == normal(name) and e.status not in {"shadowed", "stale"}
+    ]
     if found:
         return found[0]
     import importlib.metadata

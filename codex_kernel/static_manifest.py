@@ -268,41 +268,73 @@ def _row_differences(
             yield f"{name}: {key} is {before.get(key)!r}, should be {after.get(key)!r}"
 
 
+_PROJECT, _ANSWER, _OUTPUT = "project.json", "answer.json", "output"
+_PROGRAM = """
+import sys
+sys.path.append(sys.argv[2])  # where this kernel lies, should nothing else lead there
+from codex_kernel.static_manifest import answer
+answer()
+"""
+
+
 def build_apart(project: Project, *, seconds: float = 120) -> dict[str, Any]:
     """Return the static manifest of a project, its classes imported by a process of its own.
 
     Whatever they do there (exit, crash, hang for so many seconds) becomes a PluginError.
     """
-    import subprocess
     import tempfile
 
     from codex_kernel import plugin_project
 
-    with tempfile.TemporaryDirectory(prefix="codex-") as folder:
-        answer = Path(folder) / "answer.json"
-        program = "from codex_kernel.static_manifest import answer; answer()"
-        try:
-            done = subprocess.run(  # noqa: S603 - this Python
-                [sys.executable, "-c", program, str(answer)],
-                input=json.dumps(plugin_project.as_json(project)),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise _not_described(project, f"importing them took more than {seconds:g} seconds") from None
-        if not answer.exists():
-            last = done.stdout.strip().rpartition("\n")[2]
-            how = f"the process that imported them ended with exit code {done.returncode}"
+    with tempfile.TemporaryDirectory(prefix="codex-") as name:
+        folder = Path(name)
+        (folder / _PROJECT).write_text(json.dumps(plugin_project.as_json(project)), encoding="utf-8")
+        code = _run_apart(folder, seconds)
+        if code is None:
+            raise _not_described(project, f"importing them took more than {seconds:g} seconds")
+        if not (folder / _ANSWER).exists():
+            output = (folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")
+            last = output.strip().rpartition("\n")[2]
+            how = f"the process that imported them ended with exit code {code}"
             raise _not_described(project, f"{how}: {last}" if last else how)
-        answered = json.loads(answer.read_text(encoding="utf-8"))
+        answered = json.loads((folder / _ANSWER).read_text(encoding="utf-8"))
     if "error" in answered:
         raise PluginError(answered["error"], remedy=answered["remedy"])
     made: dict[str, Any] = answered["manifest"]
     return made
+
+
+def _run_apart(folder: Path, seconds: float) -> int | None:
+    """Answer in a process of its own and return its exit code; None where it was not done in time.
+
+    It leads a session, so that what the plugins start ends with it, and what it says goes into a file: a process that
+    outlives it would keep a pipe open.
+    """
+    import os
+    import signal
+    import subprocess
+    import time
+
+    kernel = str(Path(__file__).parents[1])
+    with (folder / _OUTPUT).open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - this Python
+            [sys.executable, "-P", "-c", _PROGRAM, str(folder), kernel],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    ends = time.monotonic() + seconds
+    try:
+        # Its number is not taken from it before its group is killed: it might be another one's by then.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= ends:
+                return None
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+    return code
 
 
 def _not_described(project: Project, why: str) -> PluginError:
@@ -313,14 +345,16 @@ def _not_described(project: Project, why: str) -> PluginError:
 
 
 def answer() -> None:
-    """Answer `build_apart`, in its process: the project comes from standard input, the manifest goes into a file."""
+    """Answer `build_apart`, in its process: the project comes from a file, and the manifest goes into one."""
     from codex_kernel.errors import CodexError
     from codex_kernel.plugin_project import from_json
 
+    folder = Path(sys.argv[1])
+    project = from_json(json.loads((folder / _PROJECT).read_text(encoding="utf-8")))
     try:
-        answered: dict[str, Any] = {"manifest": build(from_json(json.load(sys.stdin)))}
+        answered: dict[str, Any] = {"manifest": build(project)}
     except CodexError as error:
         answered = {"error": error.message, "remedy": error.remedy}
-    partial = Path(f"{sys.argv[1]}.part")
+    partial = folder / f"{_ANSWER}.part"
     partial.write_text(json.dumps(answered), encoding="utf-8")
-    partial.rename(sys.argv[1])
+    partial.rename(folder / _ANSWER)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from codex_kernel.catalog import GROUPS, Catalog, known_plugins
 from codex_kernel.errors import InputError, PluginError
+from codex_kernel.plugin_project import read_project
 from tests.toys import install
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,6 +91,14 @@ def test_one_distribution_twice_on_the_path_is_shadowed_not_claimed_twice(tmp_pa
         ("codex-kernel>=9", "incompatible"),
         ("codex-kernel=nonsense", "incompatible"),
         ("codex-kernel-extras>=9", "ok"),
+        ("codex-kernel>=9; python_version<'3'", "ok"),
+        ("codex-kernel>=9 ; python_version >= '3'", "incompatible"),
+        ("codex-kernel>=9; python_version>='3' and extra=='new'", "ok"),
+        ("codex-kernel[testing]>=9; extra == 'test'", "ok"),
+        ("codex-kernel>=9; no marker", "incompatible"),
+        ("codex-kernel>=0.1; python_version", "ok"),
+        ("codex-kernel @ git+https://host/~user/codex?x=1", "ok"),
+        ("codex-kernel@https://host/codex-9.whl ; python_version<'3'", "ok"),
     ],
 )
 def test_the_wanted_kernel_version_is_judged_before_import(
@@ -314,7 +323,7 @@ description = "Mine, in work"
 dependencies = ["codex-kernel>=0.1,<0.2"]
 
 [project.entry-points."codex.loggers"]
-mine = "codex_mine:Mine"
+mine = "codex_mine:Mine [gpu]"
 """
 
 
@@ -335,6 +344,7 @@ def test_a_project_that_is_not_installed_is_found_by_its_pyproject(
     (tmp_path / layout / "codex_mine.py").write_text("")
     entry = local(monkeypatch, tmp_path).find("logger", "mine")
     assert (str(entry), entry.status) == ("logger 'mine' (codex-mine 2.0)", "ok")
+    assert entry.target == read_project(tmp_path).entries[0].target == "codex_mine:Mine"
     assert (entry.metadata, entry.kernel_requirement) == (tmp_path, ">=0.1,<0.2")
     place = sys.path.index(str(tmp_path / layout))
     assert place < next(i for i, folder in enumerate(sys.path) if folder.endswith("site-packages"))
@@ -383,6 +393,12 @@ def test_a_folder_of_installed_things_only_adds(tmp_path: Path, monkeypatch: pyt
         ("[project]\nversion = '1'\n", "expected [project] with a name"),
         ("project = 1\n", "expected [project] with a name"),
         ("[project]\nname = 'x'\nentry-points = 1\n", "expected [project] with a name"),
+        ("[project]\nname = 1\n", "expected [project] with a name"),
+        (
+            "[project]\nname = 'x'\n[project.entry-points.'codex.loggers']\na = 1\n",
+            "expected [project] with a name",
+        ),
+        ("a = " + "[" * 5000, "pyproject.toml: "),
     ],
 )
 def test_a_wrong_plugin_path_is_bad_input(

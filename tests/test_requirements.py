@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -34,6 +35,18 @@ def test_what_is_needed_and_there_is_nothing_to_tell(workplace):
     """Plugins, packages without plugins, any writing of a name, and no versions at all."""
     section = '{require: ["codex_toys>=1,<2", "codex-bomb ~= 0.3.0", attrs, "Codex.Kernel>=0.1"]}'
     said = workplace.codex("validate", with_plugins(workplace, section))
+    assert said.code == 0, said.err
+
+
+def test_the_copy_that_is_used_decides_and_not_one_that_it_shadows(workplace):
+    """A later copy on the path, whatever its plugins are called, is not what a run gets."""
+    older = workplace.folder / "older"
+    plugins = {"codex.datasets": {"aaa": "codex_bomb:Data"}}
+    install(older, "codex-bomb", plugins, version="0.1", modules={"codex_bomb": ""})
+    path = f"{workplace.site}{os.pathsep}{older}"
+    said = Workplace(workplace.folder, {"PYTHONPATH": path}).codex(
+        "validate", with_plugins(workplace, '{require: ["codex-bomb==0.3"]}')
+    )
     assert said.code == 0, said.err
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -161,8 +162,19 @@ def test_a_schema_of_another_form_is_refused(schema):
 
 
 WORDS = st.sampled_from(
-    "type properties additionalProperties required description default enum anyOf allOf items prefixItems "
-    "minItems minimum propertyNames self cls a b".split()
+    [
+        *(
+            "type",
+            "properties",
+            "additionalProperties",
+            "required",
+            "description",
+            "default",
+            "enum",
+            "anyOf",
+        ),
+        *("allOf", "items", "prefixItems", "minItems", "minimum", "propertyNames", "self", "cls", "a", "b"),
+    ]
 )
 VALUES = st.sampled_from(
     [None, True, False, 0, 1.5, "object", "array", "integer", "string", "number", "a", "b"]
@@ -492,6 +504,44 @@ def test_build_manifest_leaves_the_file_alone_where_a_class_cannot_be_described(
     done = Workplace(tmp_path).codex("plugins", "build-manifest")
     assert (done.code, said in done.err, "Traceback" in done.err) == (7, True, False), done.err
     assert file.read_text() == "as it was"
+
+
+STARTS = "import pathlib, subprocess, sys\npathlib.Path({!r}).write_text(str(subprocess.Popen(['sleep', '600']).pid))\n"
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there and has not ended."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "ends",
+    ["", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)\n", "import time; time.sleep(600)\n"],
+)
+def test_what_an_import_starts_ends_with_it(tmp_path, ends):
+    """A process that keeps the output open holds nobody up, and is not left behind, however the import ends."""
+    pid = tmp_path / "pid"
+    project = read_project(far_project(tmp_path / "far", STARTS.format(str(pid)) + ends + GOOD))
+    if ends:
+        with pytest.raises(PluginError, match=r"ended with exit code -15|took more than 3 seconds"):
+            static_manifest.build_apart(project, seconds=3)
+    else:
+        assert static_manifest.build_apart(project, seconds=60)["distribution"] == "codex-far"
+    end = time.monotonic() + 10
+    while is_running(int(pid.read_text())) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_running(int(pid.read_text()))
+
+
+def test_the_folder_that_one_is_in_is_no_place_of_modules(tmp_path, monkeypatch):
+    """A file that has the name of a module of Python's own stands in nobody's way."""
+    project = read_project(far_project(tmp_path / "far", GOOD))
+    (tmp_path / "json.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert static_manifest.build_apart(project)["distribution"] == "codex-far"
 
 
 def test_what_is_no_project_of_a_plugin_is_bad_input(tmp_path):
