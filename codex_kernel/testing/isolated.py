@@ -115,6 +115,8 @@ class IsolatedCatalog:
 
     def _lead_to(self, plugin: Any) -> str:
         """Write a module that leads to the class, wherever it is defined, and return the class's target in it."""
+        if not (isinstance(plugin, type) or hasattr(plugin, "callback")):
+            raise TypeError(f"expected a plugin's class, a click command or 'module:Class', got {plugin!r}")
         stub = f"codex_added_{next(_numbers)}"
         owner = plugin if isinstance(plugin, type) else plugin.callback
         name = owner.__qualname__ if isinstance(plugin, type) else plugin.callback.__name__

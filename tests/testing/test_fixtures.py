@@ -121,6 +121,14 @@ def test_two_distributions_may_claim_one_name(codex_catalog):  # noqa: F811
         Catalog.scan().find("logger", "mine")
 
 
+def test_what_is_no_plugin_is_refused(codex_catalog):  # noqa: F811
+    """Neither a class nor a command nor a target."""
+    with pytest.raises(
+        TypeError, match="expected a plugin's class, a click command or 'module:Class', got 3"
+    ):
+        codex_catalog.add("logger", "three", 3)
+
+
 def test_an_unknown_kind_is_refused(codex_catalog):  # noqa: F811
     """A slip in the kind is an error of the test."""
     with pytest.raises(ValueError, match="no kind 'loger'"):
