@@ -11,6 +11,7 @@ import sys
 
 _OF_SIGNALS = 128
 _GRACE_SECONDS = 5.0
+_PATIENCE_SECONDS = 30.0
 
 
 def main() -> None:
@@ -32,15 +33,30 @@ def main() -> None:
 
     hold_back()
     code = run_command(arguments)
+    threads = _threads_that_go_on()
     if code > _OF_SIGNALS:
         _end_within(_GRACE_SECONDS, code)
+    elif threads:
+        _end_within(_PATIENCE_SECONDS, code, f"ended, although {threads} of a plugin or a library went on")
     sys.exit(code)
 
 
-def _end_within(seconds: float, code: int) -> None:
+def _threads_that_go_on() -> str:
+    """Name the threads that the interpreter waits for at its end."""
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return ""
+    here = threading.main_thread()
+    names = [
+        repr(thread.name) for thread in threading.enumerate() if not thread.daemon and thread is not here
+    ]
+    return f"the thread{'' if len(names) == 1 else 's'} {', '.join(names)}" if names else ""
+
+
+def _end_within(seconds: float, code: int, warning: str = "") -> None:
     """Let this process end by then, whatever its threads and exit handlers still wait for.
 
-    The signal may have broken into a library anywhere: say, where it had started a thread and not yet noted that there
+    A signal may have broken into a library anywhere: say, where it had started a thread and not yet noted that there
     is one to be ended. What codex writes is closed by now.
     """
     import contextlib
@@ -49,10 +65,14 @@ def _end_within(seconds: float, code: int) -> None:
 
     def end() -> None:
         time.sleep(seconds)
+        if warning:
+            with contextlib.suppress(OSError, ValueError):  # nobody listens
+                sys.stderr.write(f"warning: {warning}\n")
+                sys.stderr.flush()
         os._exit(code)
 
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody listens
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
     threading.Thread(target=end, name="codex-end", daemon=True).start()
 

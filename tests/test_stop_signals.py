@@ -90,6 +90,29 @@ def test_a_stopped_run_ends_although_a_thread_waits_for_ever(workplace: Workplac
     assert outcome(workplace.folder / "r")["status"] == "stopped"
 
 
+def test_a_command_ends_although_a_plugin_left_a_thread(workplace: Workplace) -> None:
+    """Its work is done and its exit code known: it waits a while for the thread, says so, and ends."""
+    module = LEAVES_A_THREAD.replace("os.kill(os.getpid(), signal.SIGTERM)", "").replace("time.sleep(60)", "")
+    module = f"{module}\nthreading.Thread(target=threading.Event().wait, name='stuck').start()\n"
+    plugins = {"codex.datasets": {"waits": "codex_waits:Waits"}}
+    install(workplace.site, "codex-waits", plugins, modules={"codex_waits": module})
+    program = (
+        "import sys; from codex_kernel import __main__ as m; m._PATIENCE_SECONDS = 0.5; "
+        "sys.argv = ['codex', 'validate', 'toy.yaml', '--set', 'dataset=waits']; m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "toy.yaml: ok" in done.stdout) == (0, True), done.stderr
+    assert "warning: ended, although the thread 'stuck' of a plugin or a library went on" in done.stderr
+
+
 def test_a_signal_while_a_resume_builds_its_parts_loses_nothing(workplace: Workplace) -> None:
     """The run stays as it was, and the message has the command that goes on."""
     folder = workplace.folder / "r"
