@@ -77,6 +77,23 @@ def test_the_version_needs_neither_click_nor_typing(workplace: Workplace) -> Non
     assert imported(workplace, "--version", heavy=("click", "typing", "attrs", "yaml")) == "IMPORTED []"
 
 
+@pytest.mark.parametrize(("arguments", "most"), [(("--version",), 60), (("--help",), 150)])
+def test_the_quick_commands_import_few_modules(
+    workplace: Workplace, arguments: tuple[str, ...], most: int
+) -> None:
+    """A ceiling, so that one import too many is noticed here and not by a user who waits."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "codex_kernel", *arguments],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+    assert len(modules) <= most, sorted(modules)
+
+
 def test_validate_imports_the_named_plugins_and_nothing_heavy(workplace: Workplace) -> None:
     """The classes of the quickstart's plugins are imported to check their options; torch and its like are not."""
     quickstart = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
