@@ -192,7 +192,7 @@ def _with_sources(prefix: Path, distributions: Iterable[str]) -> list[str]:
     there, words = _injected(prefix), []
     for key, one in _added(distributions):
         known = there.get(key)
-        words += (_kept(known, one) if known and known.has_source else one).words("", "--editable")
+        words += (_kept(known, one) if known and known.has_source else one).words("", "-e")
     return words
 
 

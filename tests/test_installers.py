@@ -158,7 +158,7 @@ def test_pipx_keeps_sources_and_is_forced_where_a_plugin_is_there(tmp_path):
     assert install_line("codex-x", prefix=made) == "pipx inject codex-kernel codex-x"
     assert install_line("codex-hf>=2", prefix=made) == "pipx inject --force codex-kernel 'codex-hf>=2'"
     assert install_line("my_git", prefix=made) == "pipx inject --force codex-kernel git+https://git.example/x"
-    upgrade = "pipx runpip codex-kernel install --upgrade codex-hf --editable /src/mine"
+    upgrade = "pipx runpip codex-kernel install --upgrade codex-hf -e /src/mine"
     assert upgrade_line("codex-hf", "mine", prefix=made) == upgrade
 
 
