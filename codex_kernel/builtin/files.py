@@ -151,7 +151,9 @@ def _candidates(
     regex = _regex("/".join(rest))
     hidden = any(part.startswith(".") for part in rest)
     depth = None if "**" in rest else len(rest)
-    for path, name in _walk(root, hidden, depth, set() if looked_through is None else looked_through):
+    for path, name in _walk(
+        root, set() if looked_through is None else looked_through, hidden=hidden, depth=depth
+    ):
         if name is None:
             yield path, _FOLDER
         elif regex.fullmatch(name):
@@ -221,10 +223,7 @@ def _literal(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _walk(
-    root: Path,
-    hidden: bool,
-    depth: int | None,
-    looked_through: set[str],  # noqa: FBT001 - as the pattern says
+    root: Path, looked_through: set[str], *, hidden: bool, depth: int | None
 ) -> Iterator[tuple[Path, str | None]]:
     """Give what is no folder below a folder, with its path relative to it; `depth` None: at any depth.
 

@@ -54,7 +54,9 @@ def _commands_of(command: click.Command, words: list[str]) -> Iterator[tuple[str
     yield " ".join(words), sorted(_parameter(parameter) for parameter in parameters if parameter)
     if isinstance(command, click.Group):
         context = click.Context(command)
-        own = {name for part in cli.SECTIONS.values() for name in part}  # not those of plugins that are installed
+        own = {
+            name for part in cli.SECTIONS.values() for name in part
+        }  # not those of plugins that are installed
         for name in command.list_commands(context):
             if command is cli.codex and name not in own:
                 continue
