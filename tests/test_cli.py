@@ -18,6 +18,7 @@ from codex_kernel._version import __version__
 from codex_kernel.cli import SECTIONS, codex, main
 from codex_kernel.runfolder import RunFolder, list_runs
 from tests.command import Workplace, toy_workplace
+from tests.toys import install
 
 
 @pytest.fixture
@@ -457,3 +458,117 @@ def test_what_the_flags_of_a_line_set_ends_with_it(tmp_path: Path, monkeypatch: 
     for arguments in (["plugins", "list"], ["runs", "show", "none"], ["nonsense"]):
         main(["--no-plugins", "--plugin-path", str(tmp_path.parent), *arguments])
         assert (dict(os.environ), sys.path) == (before, path)
+
+
+# ── standard output ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_output(
+    workplace: Workplace, sink: str, *arguments: str, unbuffered: bool = False
+) -> tuple[int, str]:
+    """Run `codex` with a file as standard output; return its exit code and what it said on standard error."""
+    with Path(sink).open("w") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "codex_kernel", *arguments],
+            cwd=workplace.folder,
+            env={**workplace.environment(), "PYTHONUNBUFFERED": "1" if unbuffered else ""},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    return done.returncode, done.stderr
+
+
+FULL = "error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help",
+        "plugins list",
+        "plugins list --json",
+        "plugins show console --json",
+        "plugins tree",
+        "plugins search console",
+        "plugins check bytes",
+        "schema",  # more than a buffer holds
+        "runs list --json",
+        "init full.yaml",
+    ],
+)
+def test_a_full_disk_below_standard_output_is_told_in_a_line(workplace: Workplace, line: str) -> None:
+    """Exit code 6, and no traceback, neither from codex nor from Python at its end."""
+    code, said = with_output(workplace, "/dev/full", *line.split())
+    assert (code, said) == (6, FULL)
+
+
+@pytest.mark.parametrize(
+    "text", ["print('hello')", "print('hello' * 10_000)", "import click; click.echo('hello')"]
+)
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_what_a_plugins_command_prints_on_a_full_disk_is_told_as_codex_does(
+    workplace: Workplace, text: str, *, unbuffered: bool
+) -> None:
+    """Also where it is written only when the command is over; the plugin is not blamed for it."""
+    module = f"import click\n@click.command('say')\ndef say():\n    {text}\n"
+    install(
+        workplace.site,
+        "codex-say",
+        {"codex.commands": {"say": "codex_say:say"}},
+        modules={"codex_say": module},
+    )
+    assert with_output(workplace, "/dev/full", "say", unbuffered=unbuffered) == (6, FULL)
+
+
+def test_another_file_on_a_full_disk_is_not_taken_for_standard_output(workplace: Workplace) -> None:
+    """A plugin's command that cannot write its own file is what failed."""
+    module = "import click\n@click.command('say')\ndef say():\n    open('/dev/full', 'w', 1).write('x\\n')\n"
+    install(
+        workplace.site,
+        "codex-say",
+        {"codex.commands": {"say": "codex_say:say"}},
+        modules={"codex_say": module},
+    )
+    said = workplace.codex("say")
+    assert (said.code, "standard output" in said.err) == (7, False)
+    assert "command 'say' (codex-say 1.0) failed: OSError" in said.err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "text", ["print('hello')", "import os; os.close(1)", "import sys; sys.stdout.close()"]
+)
+def test_a_reader_that_is_gone_or_an_output_that_is_closed_leaves_no_traceback(
+    workplace: Workplace, text: str, unbuffered: str
+) -> None:
+    """There is nobody to be told, and no message of Python at its end."""
+    module = f"import click\n@click.command('say')\ndef say():\n    {text}\n"
+    install(
+        workplace.site,
+        "codex-say",
+        {"codex.commands": {"say": "codex_say:say"}},
+        modules={"codex_say": module},
+    )
+    with Workplace(workplace.folder, {"PYTHONUNBUFFERED": unbuffered}).start("say") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) in {0, 1}
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_standard_output_is_as_it_was_when_a_command_is_over(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever calls the command line in a process of its own has its stream back, and what was printed in order."""
+    stream = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as Python opens it
+    monkeypatch.setattr(sys, "stdout", stream)
+    stream.write("before\n")
+    assert main(["--version"]) == 0
+    assert sys.stdout is stream
+    print("after", flush=True)
+    assert capfd.readouterr().out == f"before\ncodex {__version__}\nafter\n"

@@ -104,6 +104,14 @@ def test_help_imports_no_command(workplace: Workplace) -> None:
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_mark_of_the_source_is_shown_in_a_help(workplace: Workplace, command: str) -> None:
+    """What keeps lines apart in the source does so, and is not printed."""
+    said = workplace.codex("plugins", command, "--help")
+    assert (said.code, "\\b" in said.out) == (0, False)
+    assert command != "build-manifest" or re.search(r"^ *Exit codes: 0 written", said.out, re.MULTILINE)
+
+
 def test_a_mistyped_command_is_told_with_the_near_one(workplace: Workplace) -> None:
     """As a mistyped option of a manifest is."""
     said = workplace.codex("plugins", "docter")

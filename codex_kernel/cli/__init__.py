@@ -5,6 +5,8 @@ One rule: `--help` costs click and this table; a command's module is imported wh
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from codex_kernel._version import __version__
 from codex_kernel.cli.flags import put_back, take
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from click.shell_completion import CompletionItem
 
 SECTIONS = {
@@ -102,8 +105,8 @@ class LazyCommands(click.Group):
         """Run the command; what a plugin's raises names the plugin."""
         try:
             return super().invoke(ctx)
-        except Exception:
-            if (entry := ctx.meta.get(_PLUGIN)) is None:
+        except Exception as error:
+            if (entry := ctx.meta.get(_PLUGIN)) is None or getattr(error, "filename", None) == _OUTPUT:
                 raise
             from codex_kernel.cli.plugin_commands import blaming
 
@@ -207,8 +210,14 @@ def main(arguments: list[str]) -> int:
     What its flags set for the plugins holds as long as the command.
     """
     _open_closed_streams()
-    with put_back():
-        return _main(arguments)
+    with put_back(), _output_that_says_so():
+        try:
+            code = _main(arguments)
+            with suppress(ValueError):  # a plugin has closed it
+                sys.stdout.flush()  # what its command printed may still wait to be written
+        except OSError as error:
+            return _without_output(error)
+        return code
 
 
 def _main(arguments: list[str]) -> int:
@@ -227,6 +236,8 @@ def _main(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:  # noqa: BLE001 - the last place where an error can be explained
+        if isinstance(error, OSError) and error.filename == _OUTPUT:
+            return _without_output(error, debug=debug)
         from codex_kernel.errors import CodexError
 
         with lost_where_nobody_listens():
@@ -247,6 +258,65 @@ def _open_closed_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
+_OUTPUT = "<stdout>"
+"""The file that an error names where standard output could not be written."""
+
+
+class _Output(io.FileIO):
+    """The descriptor of standard output, whose errors say that they are of it: no other file's are taken for them."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write bytes; raise OSError with a file name."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = _OUTPUT
+            raise
+
+
+@contextmanager
+def _output_that_says_so() -> Iterator[None]:
+    """Let errors of standard output be told from those of other files, where it is a descriptor of ours."""
+    before = sys.stdout
+    buffer = getattr(before, "buffer", None)
+    if not isinstance(before, io.TextIOWrapper) or type(getattr(buffer, "raw", buffer)) is not io.FileIO:
+        yield  # it has been replaced, say, by a test
+        return
+    with suppress(OSError):  # the command's own output will fail, too
+        before.flush()
+    raw = _Output(before.fileno(), "w", closefd=False)
+    sys.stdout = ours = io.TextIOWrapper(
+        raw if buffer is not None and not hasattr(buffer, "raw") else io.BufferedWriter(raw),
+        encoding=before.encoding,
+        errors=before.errors,
+        line_buffering=before.line_buffering,
+        write_through=before.write_through,
+    )
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        try:
+            ours.flush()
+        except (
+            OSError,
+            ValueError,
+        ):  # it failed before, and Python would tell of it once more; or a plugin closed it
+            _let_go_nowhere(1)
+
+
+def _without_output(error: OSError, *, debug: bool = False) -> int:
+    """Say that standard output cannot be written, let what is still to be written go nowhere; return the exit code."""
+    _let_go_nowhere(1)
+    if error.errno == errno.EPIPE:
+        return 1  # as click ends a command whose reader is gone
+    from codex_kernel.errors import StorageError
+
+    with lost_where_nobody_listens():
+        _show(StorageError(f"standard output cannot be written: {error.strerror}"), debug=debug)
+    return StorageError.exit_code
+
+
 @contextmanager
 def lost_where_nobody_listens() -> Iterator[None]:
     """Let what is said be lost where it cannot be written: the terminal is closed, or the reader of a pipe gone.
@@ -256,10 +326,14 @@ def lost_where_nobody_listens() -> Iterator[None]:
     try:
         yield
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+        _let_go_nowhere(1, 2)
+
+
+def _let_go_nowhere(*descriptors: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _show(error: Exception, *, debug: bool) -> None:

@@ -9,7 +9,14 @@ import click
 from codex_kernel.cli.terminal import unicode
 
 
-@click.command("build-manifest")
+@click.command(
+    "build-manifest",
+    epilog="""
+\b
+Exit codes: 0 written, or up to date; 1 out of date (--check); 2 not a plugin's project;
+7 a class cannot be imported or described.
+""",
+)
 @click.argument(
     "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(), metavar="[PROJECT-FOLDER]"
 )
@@ -17,15 +24,11 @@ from codex_kernel.cli.terminal import unicode
     "--check", is_flag=True, help="Write nothing; say what is out of date, and exit 1 where something is."
 )
 def build_manifest(folder: Path, check: bool) -> int:  # noqa: FBT001 - click passes by name
-    r"""Write codex-plugin.json, the static manifest, into the package of a plugin project.
+    """Write codex-plugin.json, the static manifest, into the package of a plugin project.
 
     It is made of the classes that the entry points in pyproject.toml name: they are imported by a process of their
     own, with `src` and the project's folder on the path. A wheel that holds the file lets codex check a manifest
     against these plugins without importing them; the hatch build hook `codex-plugin` makes it for each wheel.
-
-    \b
-    Exit codes: 0 written, or up to date; 1 out of date (--check); 2 not a plugin's project;
-    7 a class cannot be imported or described.
     """
     from codex_kernel.durable import write_whole
     from codex_kernel.plugin_project import read_project
