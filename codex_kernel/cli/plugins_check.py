@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 import click
 
-from codex_kernel.cli.terminal import json_option, print_json, print_table, size, unicode
+from codex_kernel.cli.terminal import json_option, print_json, print_table, size, terminal_columns, unicode
 from codex_kernel.errors import PluginError
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ def _print(done: list[Checked]) -> None:
         return
     columns = ["kind", "name", "distribution", "verdict", "import", "peak memory", "remarks"]
     table = [dict(zip(columns, map(unicode, _row(one)), strict=True)) for one in done]
-    if sys.stdout.isatty() and get_terminal_size().columns < WIDE:
+    if (terminal_columns() or WIDE) < WIDE:
         columns = [name for name in columns if name not in {"distribution", "peak memory"}]
     print_table(columns, [[row[name] for name in columns] for row in table], right=("import", "peak memory"))
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import get_terminal_size
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
 from attrs import asdict
 
-from codex_kernel.cli.terminal import cache_folder, counted, json_option, print_json, runs_option, unicode
+from codex_kernel.cli.terminal import (
+    cache_folder,
+    counted,
+    json_option,
+    print_behind,
+    print_json,
+    runs_option,
+    unicode,
+)
 from codex_kernel.errors import CodexError
 
 if TYPE_CHECKING:
@@ -49,17 +54,10 @@ def doctor(runs: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes by
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    """Print each finding, and below it what mends it; on a terminal sentences are folded under themselves."""
-    width = max(len(finding.subject) for finding in findings)
+    """Print each finding, and below it what mends it."""
+    width = max(len(unicode(finding.subject)) for finding in findings)
     for finding in findings:
         lead = f"{finding.level:<8} {unicode(finding.subject):<{width}}  "
-        click.echo(_folded(lead, unicode(finding.message)))
+        print_behind(lead, finding.message)
         if finding.remedy:
-            click.echo(_folded(" " * len(lead), unicode(f"→ {finding.remedy}")))
-
-
-def _folded(lead: str, text: str) -> str:
-    if sys.stdout.isatty():
-        width = max(40, get_terminal_size().columns - len(lead))
-        text = f"\n{' ' * len(lead)}".join(wrap(text, width, break_on_hyphens=False, break_long_words=False))
-    return f"{lead}{text}"
+            print_behind(" " * len(lead), f"→ {finding.remedy}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codex_kernel.cli.terminal import json_option, print_json, print_table, unicode
+from codex_kernel.cli.terminal import json_option, print_behind, print_json, print_table, unicode
 from codex_kernel.errors import PluginError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _print(entry: Entry, described: PluginDescription | None) -> None:
     from codex_kernel.cli.plugins_origin import origin
 
     about = (described.options.get("description") if described else None) or entry.summary
-    click.echo(unicode(f"{entry.kind} {entry.name}: {about}" if about else f"{entry.kind} {entry.name}"))
+    print_behind("", f"{entry.kind} {entry.name}: {about}" if about else f"{entry.kind} {entry.name}")
     click.echo()
     facts = [
         ("distribution", f"{entry.distribution} {entry.version}"),
@@ -106,7 +106,7 @@ def _print(entry: Entry, described: PluginDescription | None) -> None:
         ]
     for label, text in facts:
         if text:
-            click.echo(unicode(f"{label:<13} {text}"))
+            print_behind(f"{label:<13} ", text)
     if described and entry.kind != "command":
         click.echo()
         if options := rows(described.options):

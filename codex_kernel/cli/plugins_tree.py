@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from attrs import frozen
 
-from codex_kernel.cli.terminal import json_option, print_json, runs_option, unicode
+from codex_kernel.cli.terminal import json_option, print_behind, print_json, runs_option, unicode
 from codex_kernel.errors import PluginError
 
 if TYPE_CHECKING:
@@ -145,13 +145,17 @@ def _node(one: Used) -> Node:
 def _print(node: Node) -> None:
     """Print a tree, what is told of its plugins in a column."""
     lines = list(_lines(node, "", ""))
-    width = max((len(text) for text, detail in lines if detail), default=0)
-    for text, detail in lines:
-        click.echo(unicode(f"{text:<{width}}  {detail}" if detail else text))
+    width = max((len(text) for text, detail, _ in lines if detail), default=0)
+    for text, detail, under in lines:
+        if detail:
+            print_behind(f"{text:<{width}}  ", detail, under)
+        else:
+            click.echo(unicode(text))
 
 
-def _lines(node: Node, lead: str, lead_below: str) -> Iterator[tuple[str, str]]:
-    yield f"{lead}{node.label}", node.detail
+def _lines(node: Node, lead: str, lead_below: str) -> Iterator[tuple[str, str, str]]:
+    """Yield what stands before a node and its label, what is told of it, and what stands below it."""
+    yield f"{lead}{node.label}", node.detail, f"{lead_below}{'│' if node.below else ' '}   "
     for index, child in enumerate(node.below, 1):
         last = index == len(node.below)
         yield from _lines(

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ runs_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 
 
+_PIPE_COLUMNS = 200
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
@@ -43,24 +45,32 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print a table for people; in a pipe it is as wide as it needs to be."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print a table for people; a paragraph for each row where the terminal is too narrow for it.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_plain(cell) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with console.capture() as captured:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    In a pipe it is as wide as it needs to be, up to 200 columns.
+    """
+    from codex_kernel.cli.tables import paragraphs, table
+
+    room = terminal_columns() or _PIPE_COLUMNS
+    safe = [[unicode(cell) for cell in row] for row in rows]
+    click.echo(table(columns, safe, right, room) or paragraphs(columns, safe, room))
 
 
-def _plain(text: str) -> str:
-    """Keep rich from reading a `[` as markup, and the terminal from obeying."""
-    return unicode(text).replace("[", "\\[")
+def print_behind(lead: str, text: str, under: str = "") -> None:
+    """Print a sentence behind its lead; on a terminal it is folded under itself.
+
+    under: what stands below the lead, at the beginning of each further line.
+    """
+    from codex_kernel.cli.tables import hanging
+
+    room = terminal_columns()
+    lead, text = unicode(lead), unicode(text)
+    click.echo(f"{lead}{text}" if room is None else hanging(lead, text, room, under))
+
+
+def terminal_columns() -> int | None:
+    """Return the columns of the terminal that standard output is; None where it is none."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def duration(seconds: float) -> str:
