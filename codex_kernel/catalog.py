@@ -5,6 +5,7 @@ One rule: all is decided by metadata, before anything is imported; nothing here 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from codex_kernel import metadata
 from codex_kernel._version import __version__
 from codex_kernel.api import OLDEST_API, PLUGIN_API, in_words, judge_api
 from codex_kernel.errors import PluginError
-from codex_kernel.installers import install_line, uninstall_line, upgrade_line
+from codex_kernel.installers import install_line, source_of, uninstall_line, upgrade_line
 from codex_kernel.metadata import GROUPS, KERNEL, Entry, normal
 
 __all__ = ["GROUPS", "Catalog", "Entry", "Known", "known_plugins"]
@@ -53,7 +54,8 @@ class Catalog(NamedTuple):
         if chosen is None:
             return found
         allowed = [name.strip() for name in chosen.split(",") if name.strip()]
-        return found.allowing(allowed, f"CODEX_PLUGINS={chosen}")
+        found.warn_of_unknown(allowed, "CODEX_PLUGINS")
+        return found.allowing(allowed, f"CODEX_PLUGINS={chosen}" if allowed else f"{_NONE}{chosen}")
 
     @classmethod
     def judged(cls, entries: Iterable[Entry], path: Sequence[str]) -> Catalog:
@@ -74,6 +76,23 @@ class Catalog(NamedTuple):
             for entry in self.entries
         ]
         return Catalog(tuple(_together(entries)))
+
+    def warn_of_unknown(self, distributions: Iterable[str], where: str) -> None:
+        """Say on standard error, once, which of these distributions are not installed: a slip leaves plugins out."""
+        there = {normal(entry.distribution) for entry in self.entries}
+        for name in distributions:
+            if normal(name) not in {KERNEL, *there} and not _is_installed(name):
+                near = self.close_distribution(name)
+                _warn(f"{where} names {name}, which is not installed{near and f' (did you mean {near!r}?)'}")
+
+    def close_distribution(self, name: str) -> str:
+        """Return the distribution with plugins, installed or of the index, that a slip of the finger meant; or ""."""
+        import difflib
+
+        index = {row.distribution for rows in known_plugins().values() for row in rows.values()}
+        names = sorted({*index, *(normal(entry.distribution) for entry in self.entries)} - {normal(name)})
+        # All of them begin alike.
+        return next(iter(difflib.get_close_matches(normal(name), names, 1, cutoff=0.85)), "")
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind that a manifest can use."""
@@ -97,18 +116,30 @@ class Catalog(NamedTuple):
         usable = [e for e in named if e.status not in UNUSABLE]
         if not named:
             full = f"{distribution}/{name}" if distribution else name
-            raise PluginError(f"unknown {kind} {full!r}", remedy=self._remedy(kind, name))
+            remedy = (
+                self._remedy(kind, name) if distribution is None else self._owned(kind, name, distribution)
+            )
+            raise PluginError(f"unknown {kind} {full!r}", remedy=remedy)
         if len(usable) > 1:
-            owners = " and ".join(f"{e.distribution} {e.version}" for e in usable)
-            if kind == "command":
-                remedy = f"call one of them: {', or '.join(f'codex {e.full_name}' for e in usable)}"
-            else:
-                remedy = f"write type: {' or '.join(e.full_name for e in usable)}"
-            raise PluginError(f"{kind} {name!r} is claimed by {owners}", remedy=remedy)
+            raise _ambiguous(kind, name, usable)
         entry = (usable or named)[0]
         if entry.status in _REMEDIES:
             raise PluginError(f"{entry}: {entry.reason}", remedy=_REMEDIES[entry.status](entry))
         return entry
+
+    def _owned(self, kind: str, name: str, distribution: str) -> str:
+        """Say why a distribution does not have a plugin of that name, and who has it."""
+        there = [e for e in self.entries if normal(e.distribution) == normal(distribution)]
+        home = known_plugins().get(kind, {}).get(name)
+        if home and normal(home.distribution) == normal(distribution) and not there:
+            return install_line(home.distribution)
+        why = f"{distribution} has no such plugin" if there else f"no plugin of {distribution} is installed"
+        if owners := dict.fromkeys(e.full_name for e in self.named(kind, name) if e.status not in UNUSABLE):
+            return f"{why}; write type: {' or '.join(owners)}"
+        if home:
+            return f"{why}; {home.distribution} has it: {install_line(home.distribution)}"
+        near = "" if there else self.close_distribution(distribution)
+        return f"{why}{near and f'; did you mean {near!r}?'}"
 
     def _remedy(self, kind: str, name: str) -> str:
         """Say how to get a plugin of that name: a close one that is installed, or a known distribution that has it."""
@@ -139,15 +170,81 @@ def known_plugins() -> dict[str, dict[str, Known]]:
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+_NONE = "--no-plugins or CODEX_PLUGINS="
+"""What leaves all plugins out; nobody knows here which of the two it was."""
+
+
+def _not_allowed(entry: Entry) -> str:
+    if entry.reason.startswith(_NONE):
+        return "leave --no-plugins away, and CODEX_PLUGINS unset"
+    return f"add {entry.distribution} to it"
+
+
+def _incompatible(entry: Entry) -> str:
+    source = source_of(entry.metadata)
+    if source is None:
+        return upgrade_line(entry.distribution, KERNEL)
+    return f"mend {source.text} for this kernel, or {upgrade_line(KERNEL)}"
+
+
+def _stale(entry: Entry) -> str:
+    if _project(entry).is_file():
+        return f"mend the entry point in {_project(entry)}"
+    source, remove = source_of(entry.metadata), uninstall_line(entry.distribution)
+    if source is None:
+        return f"{remove}, or again: {install_line(entry.distribution)}"
+    return f"mend the entry point in {source.text} and install it again from there, or {remove}"
+
+
 _REMEDIES: dict[str, Callable[[Entry], str]] = {
-    "incompatible": lambda entry: upgrade_line(entry.distribution, KERNEL),
-    "not allowed": lambda entry: f"add {entry.distribution} to it",
-    "stale": lambda entry: (
-        f"mend the entry point in {_project(entry)}"
-        if _project(entry).is_file()
-        else f"{uninstall_line(entry.distribution)}, or again: {install_line(entry.distribution)}"
-    ),
+    "incompatible": _incompatible,
+    "not allowed": _not_allowed,
+    "stale": _stale,
 }
+
+
+def _ambiguous(kind: str, name: str, usable: Sequence[Entry]) -> PluginError:
+    """Return the error of a name that several entries have: of several distributions, or of one."""
+    owners: dict[str, list[Entry]] = {}
+    for entry in usable:
+        owners.setdefault(entry.full_name, []).append(entry)
+    clear = [full for full, entries in owners.items() if len(entries) == 1]
+    first = usable[0]
+    if len(owners) == 1:
+        source = source_of(first.metadata)
+        place = (
+            f"{source.text}" if source else f"{first.metadata / 'entry_points.txt'}, whose authors made it"
+        )
+        return PluginError(
+            f"{first}: {_twice(e.target for e in usable)}", remedy=f"leave one of them in {place}"
+        )
+    claimed = " and ".join(dict.fromkeys(f"{e.distribution} {e.version}" for e in usable))
+    if kind == "command":
+        remedy = f"call one of them: {', or '.join(f'codex {full}' for full in clear or owners)}"
+    else:
+        remedy = f"write type: {' or '.join(clear or owners)}"
+    return PluginError(f"{kind} {name!r} is claimed by {claimed}", remedy=remedy)
+
+
+def _twice(targets: Iterable[str]) -> str:
+    return f"the distribution names it twice: {' and '.join(targets)}"
+
+
+def _is_installed(distribution: str) -> bool:
+    """Say whether a distribution is there, though it may have no plugins."""
+    import importlib.metadata
+
+    try:
+        importlib.metadata.distribution(distribution)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
+    return True
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Say it once, however often the path is scanned."""
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def _project(entry: Entry) -> Path:
@@ -205,19 +302,24 @@ def _missing(entry: Entry, path: Sequence[str]) -> str:
 
 
 def _together(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Mark the names that more than one distribution has."""
+    """Mark the names that more than one distribution has, and those that one has twice."""
     entries = [e._replace(status="ok", reason="") if e.status == "claimed twice" else e for e in entries]
     owners: dict[tuple[str, str], dict[str, Entry]] = {}
+    targets: dict[tuple[str, str, str], list[str]] = {}
     for entry in entries:
         if entry.status not in UNUSABLE:
             owners.setdefault((entry.kind, entry.name), {})[normal(entry.distribution)] = entry
+            targets.setdefault((entry.kind, entry.name, normal(entry.distribution)), []).append(entry.target)
     for entry in entries:
         others = [
             other
             for other in owners.get((entry.kind, entry.name), {}).values()
             if normal(other.distribution) != normal(entry.distribution)
         ]
-        if others and entry.status in {"ok", "older"}:
+        own = targets.get((entry.kind, entry.name, normal(entry.distribution)), ())
+        if len(own) > 1 and entry.status in {"ok", "older"}:
+            yield entry._replace(status="claimed twice", reason=_twice(own))
+        elif others and entry.status in {"ok", "older"}:
             rivals = " and ".join(f"{other.distribution} {other.version}" for other in others)
             reason = f"also claimed by {rivals}: write {entry.full_name}"
             yield entry._replace(status="claimed twice", reason=reason)

@@ -90,18 +90,22 @@ class Hooks:
         label: kind, name and distribution, for messages. fail_with_run: an error of this observer ends the run.
         A plugin registered later is asked first, and wraps those before it.
         """
-        _check_signatures(plugin, label)
-        # pluggy would refuse it too, in words that nobody understands.
-        # Not get_plugins(): it hashes, and a frozen plugin with a list or mapping among its options has no hash.
-        if any(plugin == other for _, other in self._pm.list_name_plugin()):
-            raise InputError(
-                f"{label} is in the manifest twice with the same options", remedy="remove one of the sections"
-            )
         try:
+            _check_signatures(plugin, label)
+            # pluggy would refuse it too, in words that nobody understands.
+            # Not get_plugins(): it hashes, and a frozen plugin with a list or mapping among its options has no hash.
+            if any(plugin == other for _, other in self._pm.list_name_plugin()):
+                raise InputError(  # noqa: TRY301 - codex's own errors pass
+                    f"{label} is in the manifest twice with the same options",
+                    remedy="remove one of the sections",
+                )
             self._pm.register(plugin, name=f"{label} #{len(self._labels)}")
             self._pm.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except (CodexError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # its metaclass, or its way to compare, may raise anything
+            said = isinstance(error, pluggy.PluginValidationError)
+            reason = str(error).strip().splitlines()[-1] if said else in_words(error)
             raise PluginError(
                 f"{label} does not fit the hooks of this kernel: {reason}",
                 remedy="see docs/reference/hooks.md",

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 Installer = Literal["pip", "uv", "uv tool", "pipx"]
 
@@ -76,6 +77,37 @@ def uninstall_line(*distributions: str, prefix: Path | None = None) -> str:
             return f"uv pip uninstall{_python(prefix)} {names}"
         case "pip":
             return f"pip uninstall {names}"
+
+
+def way_out(distribution: str, metadata: Path) -> str:
+    """Say how to be rid of a fault of a distribution: mended code where it came from no index, else another version.
+
+    metadata: the folder of its metadata, or that of its project where it is not installed.
+    """
+    if (metadata / "pyproject.toml").is_file():
+        return f"mend the code of {metadata}"
+    remove = uninstall_line(distribution)
+    if source := source_of(metadata):
+        again = "" if source.editable else " and install it again from there"
+        return f"mend the code of {source.text}{again}, or {remove}"
+    return f"{upgrade_line(distribution)}, or {remove}"
+
+
+def source_of(metadata: Path) -> _Asked | None:
+    """Return the folder, file or repository that a distribution was installed from; None: an index.
+
+    metadata: as `way_out` takes it.
+    """
+    if (metadata / "pyproject.toml").is_file():
+        return _Asked(str(metadata), editable=True)
+    try:
+        note = json.loads((metadata / "direct_url.json").read_bytes())
+        url, folder = note["url"], note.get("dir_info") or {}
+        parts = urlsplit(url)
+        place = unquote(parts.path) if parts.scheme == "file" else _public(url)
+        return _Asked(place, editable=folder.get("editable") is True) if place else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # there is no note, or none that says where
 
 
 # ── uv tool ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from codex_kernel.catalog import Entry
-from codex_kernel.errors import PluginError, in_words
-from codex_kernel.installers import uninstall_line, upgrade_line
+from codex_kernel.errors import CodexError, PluginError, in_words
+from codex_kernel.installers import way_out
 
 if TYPE_CHECKING:
     import click
@@ -35,6 +35,7 @@ HOOK_OF_KIND = {
 }
 """The hook that a plugin of a kind must implement; a logger implements any of the observers."""
 
+_SHOWN_BYTES = 1000
 CAPABILITIES = "codex_capabilities"
 """The one name of codex in a class that is no hook: what the plugin can do, for its static manifest."""
 
@@ -45,7 +46,8 @@ def load(entry: Entry) -> type:
     What it prints meanwhile goes to standard error, after its name: standard output belongs to codex.
     """
     plugin = import_target(entry)
-    _check_class(entry, plugin)
+    with blaming(entry):
+        _check_class(entry, plugin)
     return plugin  # type: ignore[return-value] # checked to be a class just above
 
 
@@ -54,12 +56,39 @@ def load_command(entry: Entry) -> click.Command:
     import click
 
     command = import_target(entry)
-    if not isinstance(command, click.Command):
+    with blaming(entry):
+        if isinstance(command, click.Command):
+            return command
         raise PluginError(
             f"{entry}: {entry.target} is {type(command).__name__}, expected a click.Command",
             remedy="decorate the function with @click.command()",
         )
-    return command
+
+
+def check_hooks(entry: Entry, plugin: type) -> None:
+    """Raise PluginError where the registration of a plugin would: a hook is misspelt, or takes what no hook has.
+
+    Registered is an object that nobody has given its options; pluggy looks at no more.
+    """
+    from codex_kernel.hooks import Hooks
+
+    plain = {"__repr__": lambda _: str(entry), "__eq__": object.__eq__, "__hash__": object.__hash__}
+    with blaming(entry):
+        Hooks().register(object.__new__(type(plugin.__name__, (plugin,), plain)), str(entry))
+
+
+@contextlib.contextmanager
+def blaming(entry: Entry) -> Iterator[None]:
+    """Turn what a plugin's class raises while it is looked at (its metaclass, a property) into a PluginError."""
+    try:
+        yield
+    except (CodexError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"{entry}: {entry.target} cannot be looked at: {in_words(error)}",
+            remedy=f"{way_out(entry.distribution, entry.metadata)}; --debug shows the traceback",
+        ) from error
 
 
 def import_target(entry: Entry) -> object:
@@ -71,7 +100,7 @@ def import_target(entry: Entry) -> object:
     module_name, _, attribute = entry.target.partition(":")
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), _kept_alive():
+        with _kept_descriptor(printed), contextlib.redirect_stdout(printed), _kept_alive():
             return getattr(import_module(module_name), attribute)
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted while {entry} was imported: {entry.target}\n")
@@ -79,10 +108,10 @@ def import_target(entry: Entry) -> object:
     except BaseException as error:
         raise PluginError(
             f"{entry} cannot be imported: {_first_cause(error)} @ {entry.target}",
-            remedy=f"{_way_out(entry)}; --debug shows the traceback",
+            remedy=f"{way_out(entry.distribution, entry.metadata)}; --debug shows the traceback",
         ) from error
     finally:
-        if printed.getvalue():
+        if printed.getvalue() and sys.stderr is not None:
             sys.stderr.write(
                 f"warning: {entry} printed while it was imported: {printed.getvalue().strip()[:200]!r}\n"
             )
@@ -108,7 +137,8 @@ def _kept_alive() -> Iterator[None]:
 
     shows_already = faulthandler.is_enabled()
     if not shows_already:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is not a real file
+        # standard error is not a real file, or not there
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
             faulthandler.enable()
     os._exit = ended
     try:
@@ -120,12 +150,44 @@ def _kept_alive() -> Iterator[None]:
             faulthandler.disable()
 
 
-def _way_out(entry: Entry) -> str:
-    """Say how to go on without the fault: another version, none, or other code."""
-    project = entry.metadata / "pyproject.toml"
-    if project.is_file():
-        return f"mend the code of {project.parent}"
-    return f"{upgrade_line(entry.distribution)}, or {uninstall_line(entry.distribution)}"
+@contextlib.contextmanager
+def _kept_descriptor(printed: io.StringIO) -> Iterator[None]:
+    """Keep an import from writing to descriptor 1, as C libraries and child processes do; add the text to `printed`.
+
+    Where the system has no file in memory, what is written goes to standard error as it comes.
+    """
+    _flush()
+    try:
+        real = os.dup(1)
+    except OSError:  # there is no standard output to be kept clean
+        yield
+        return
+    written = None
+    try:
+        with contextlib.suppress(OSError):
+            written = os.memfd_create("codex-import") if hasattr(os, "memfd_create") else None
+        with contextlib.suppress(OSError):  # no standard error either
+            os.dup2(2 if written is None else written, 1)
+        yield
+    finally:
+        _flush()
+        with contextlib.suppress(OSError):  # the plugin has closed all that it found open
+            os.dup2(real, 1)
+            os.close(real)
+        if written is not None:
+            with contextlib.suppress(OSError):
+                printed.write(os.pread(written, _SHOWN_BYTES, 0).decode(errors="replace"))
+                os.close(written)
+
+
+def _flush() -> None:
+    """Write what Python holds back for standard output, and the C library where a plugin may have called it."""
+    if sys.__stdout__ is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed, or full: whoever writes next is told
+            sys.__stdout__.flush()
+    if (ctypes := sys.modules.get("ctypes")) is not None:
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # not on Windows
+            ctypes.CDLL(None).fflush(None)
 
 
 def _check_class(entry: Entry, plugin: object) -> None:

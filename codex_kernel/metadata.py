@@ -46,7 +46,8 @@ class Entry(NamedTuple):
     not say. `status` is `ok`, or one of these, with `reason` in a sentence:
 
         older           works; made for an API that a later kernel will drop
-        claimed twice   another distribution has the same name: `distribution/name` picks one
+        claimed twice   another distribution has the same name: `distribution/name` picks one; or its own distribution
+                        has it twice, and nothing picks one
         shadowed        the same distribution lies earlier on the path
         incompatible    made for another API, or it wants another version of codex-kernel (`kernel_requirement`)
         not allowed     CODEX_PLUGINS, or the manifest's plugins.allow, leaves its distribution out
@@ -131,7 +132,7 @@ def parse_entry_points(text: str) -> list[tuple[str, str, str]]:
         elif kind and "=" in line and not line.startswith("#"):
             name, _, target = line.partition("=")
             found.append((kind, name.strip(), target.partition("[")[0].strip()))
-    return found
+    return list(dict.fromkeys(found))  # one line twice says nothing more
 
 
 _WANTS_KERNEL = re.compile(r"codex[-_.]+kernel(?![-_.\w])[^(<>=!~;]*\(?([^;)]*)\)?", re.IGNORECASE)

@@ -12,15 +12,17 @@ from typing import Any
 
 from attrs import field, frozen
 
-from codex_kernel import plugin_lock
+from codex_kernel import plugin_lock, static_manifest
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.data.options import DataOptions
-from codex_kernel.errors import CodexError, ManifestError, PluginError, Problem, in_words
+from codex_kernel.errors import CodexError, InputError, ManifestError, PluginError, Problem, in_words
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import EvaluateOptions
 from codex_kernel.loading import load
 from codex_kernel.manifest import Manifest, Section, as_mapping, read_section
 from codex_kernel.option_types import is_made_of_sources
+from codex_kernel.schema_types import is_described
+from codex_kernel.section_schema import check_options
 from codex_kernel.structure import structure, unstructure
 from codex_kernel.yaml_reader import child_path, in_file_order
 
@@ -140,6 +142,8 @@ def choose(
         plugin_class = load_class(entry)
         with _blaming(entry):
             made_of_sources = is_made_of_sources(plugin_class)
+        if is_described(plugin_class):
+            static_manifest.check_hooks(entry)
     except PluginError as error:
         problems.append(_of_plugin(section, error))
         return None
@@ -152,10 +156,20 @@ def choose(
     try:
         with _blaming(entry):
             plugin: object = structure(plugin_class, section.options, section.path, problems)
+            if not is_described(plugin_class):
+                _check_options(entry, plugin_class)
     except PluginError as error:
         problems.append(_of_plugin(section, error))
         return None
     return None if plugin is None else Chosen(section, entry, plugin, sources)
+
+
+def _check_options(entry: Entry, plugin_class: type) -> None:
+    """Raise PluginError, with the plugin's name, where its class has an option that no manifest can write."""
+    try:
+        check_options(plugin_class)
+    except PluginError as error:
+        raise PluginError(f"{entry}: {error.message}", remedy=error.remedy) from error
 
 
 def _of_plugin(section: Section, error: PluginError) -> Problem:
@@ -215,5 +229,14 @@ def preflight(plan: Plan, base: Path, cache: Path, settled: Collection[str] = ()
 
 
 def changed_plugins(lock: dict[str, Any], plan: Plan) -> Iterator[str]:
-    """Yield one line for each plugin that is not the one that the lock names: its version, its origin, its files."""
-    yield from plugin_lock.changed(lock["plugins"], plan.lock()["plugins"])
+    """Yield one line for each plugin that is not the one that the lock names: its version, its origin, its files.
+
+    Raises InputError where the lock is none.
+    """
+    locked = lock.get("plugins")
+    if not isinstance(locked, list):
+        raise InputError(
+            "plugins.lock.json is no lock of plugins: plugins: expected a list",
+            remedy="put back the plugins.lock.json that codex wrote into the run's folder",
+        )
+    yield from plugin_lock.changed(locked, plan.lock()["plugins"])

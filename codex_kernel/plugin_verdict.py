@@ -17,8 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import PluginError, in_words
-from codex_kernel.hooks import Hooks
-from codex_kernel.loading import load, load_command
+from codex_kernel.loading import check_hooks, load, load_command
 from codex_kernel.option_types import Option, is_made_of_sources, options_of
 
 if TYPE_CHECKING:
@@ -73,19 +72,13 @@ def _judge_class(entry: Entry, plugin: type, report: IO[str], found: dict[str, A
     """Add what is wrong with the hooks and options of a plugin's class."""
     _tell(report, phase="while its hooks were looked at")
     with _noted(found):
-        Hooks().register(_stand_in(entry, plugin), str(entry))
+        check_hooks(entry, plugin)
     _tell(report, phase="while its options were read")
     with _noted(found):
         for option in options_of(plugin):
             found["faults"] += _out_of_bounds(option)
         if entry.kind == "dataset":
             is_made_of_sources(plugin)
-
-
-def _stand_in(entry: Entry, plugin: type) -> object:
-    """Return an object with the hooks of a plugin that nobody has given its options; pluggy looks at no more."""
-    plain = {"__repr__": lambda _: str(entry), "__eq__": object.__eq__, "__hash__": object.__hash__}
-    return object.__new__(type(plugin.__name__, (plugin,), plain))
 
 
 def _describe(entry: Entry, found: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from codex_kernel.errors import Problem
-from codex_kernel.installers import install_line
-from codex_kernel.metadata import normal
+from codex_kernel.installers import install_line, source_of
+from codex_kernel.metadata import KERNEL, normal
 from codex_kernel.options import option
 from codex_kernel.structure import structure
 from codex_kernel.yaml_reader import Node, child_path, shown
@@ -43,8 +43,6 @@ def read(node: Node, problems: list[Problem]) -> PluginsOptions | None:
     """Read the section; None after adding to `problems` all that is wrong with it, each at its place."""
     before = len(problems)
     made = structure(PluginsOptions, node, PATH, problems)
-    if made is None:
-        return None
     for place, path, text in _items(node, "allow") or ():
         if not re.fullmatch(_NAME, text):
             message = f"expected the name of a distribution, got {shown(place)}"
@@ -65,15 +63,26 @@ def decide(node: Node, catalog: Catalog, problems: list[Problem]) -> Catalog:
         if (parsed := _parse(text)) and (fault := _fault(*parsed, text, catalog)):
             problems.append(Problem(place.where, path, *fault, plugin=True))
     allowed = _items(node, "allow")
-    return catalog if allowed is None else catalog.allowing([text for _, _, text in allowed], "plugins.allow")
+    if allowed is None:
+        return catalog
+    names = [text for _, _, text in allowed]
+    catalog.warn_of_unknown([name for name in names if re.fullmatch(_NAME, name)], "plugins.allow")
+    return catalog.allowing(names, "plugins.allow")
 
 
 def _items(node: Node, key: str) -> list[tuple[Node, str, str]] | None:
-    """Return (node, path, text) of each item of a list of the section; None where it has no such list."""
+    """Return (node, path, text) of each text in a list of the section; None where it has no such list.
+
+    What is no text is told with the form of the options.
+    """
     listed = node.value.get(key) if isinstance(node.value, dict) else None
     if listed is None or not isinstance(listed.value, list):
         return None
-    return [(item, child_path(f"{PATH}.{key}", i), str(item.value)) for i, item in enumerate(listed.value)]
+    return [
+        (item, child_path(f"{PATH}.{key}", i), item.value)
+        for i, item in enumerate(listed.value)
+        if isinstance(item.value, str)
+    ]
 
 
 def _parse(text: str) -> tuple[str, SpecifierSet] | None:
@@ -89,22 +98,34 @@ def _parse(text: str) -> tuple[str, SpecifierSet] | None:
 
 def _fault(name: str, versions: SpecifierSet, text: str, catalog: Catalog) -> tuple[str, str] | None:
     """Return what is wrong and how to mend it; None where the distribution is there in a version that fits."""
-    import difflib
-
-    from codex_kernel.catalog import known_plugins
-
     version = _installed(name, catalog)
     if version is None:
-        known = {row.distribution for rows in known_plugins().values() for row in rows.values()}
-        # Close enough to be a slip of the finger: all of them begin alike.
-        slips = (
-            [] if normal(name) in known else difflib.get_close_matches(normal(name), known, 1, cutoff=0.85)
-        )
-        hint = f"did you mean {slips[0]!r}?" if slips else install_line(text.replace(" ", ""))
-        return f"{name} is not installed", hint
+        return f"{name} is not installed", _way_to(name, text, catalog)
     if not versions.contains(version, prereleases=True):
-        return f"{name} {version} is installed, {text} is needed", install_line(text.replace(" ", ""))
+        return f"{name} {version} is installed, {text} is needed", _other_version(name, text, catalog)
     return None
+
+
+def _way_to(name: str, text: str, catalog: Catalog) -> str:
+    """Say how to get a distribution: a name that the index of codex does not have is never looked up elsewhere."""
+    from codex_kernel.catalog import known_plugins
+
+    known = {row.distribution for rows in known_plugins().values() for row in rows.values()}
+    if normal(name) in {KERNEL, *known}:
+        return install_line(text.replace(" ", ""))
+    if near := catalog.close_distribution(name):
+        return f"did you mean {near!r}?"
+    return "it is not in the index of codex: look at its documentation for how to install it"
+
+
+def _other_version(name: str, text: str, catalog: Catalog) -> str:
+    """Say how to get another version of what is installed, from where it came."""
+    for entry in catalog.entries:
+        if normal(entry.distribution) == normal(name) and entry.status not in {"shadowed", "stale"}:
+            if source := source_of(entry.metadata):
+                return f"it came from {source.text}: install a version that fits from there"
+            break
+    return install_line(text.replace(" ", ""))
 
 
 def _installed(name: str, catalog: Catalog) -> str | None:

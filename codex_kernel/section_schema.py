@@ -83,8 +83,8 @@ def description_of(cls: type) -> str:
 
 def plugin_schema(cls: type) -> Schema:
     """Return the schema of a plugin's class; raise PluginError where it declares what no manifest can write."""
-    is_made_of_sources(cls)
     try:
+        is_made_of_sources(cls)
         return section_schema(cls)
     except PluginError:
         raise
@@ -108,7 +108,7 @@ def _option_schema(option: Option) -> Schema:
     """Return the schema of one option; bounds hold for a number, or for each number of a list."""
     bounds = {BOUND_WORDS[word]: limit for word, limit in option.bounds.items()}
     # JSON Schema applies bounds to numbers alone, and `items` to lists alone, so both may stand beside any type.
-    schema = {**_type_schema(option.type), **bounds}
+    schema = {**_declared_schema(option), **bounds}
     if bounds and any(form(member) in LISTS for member in members(option.type)):
         schema = {"allOf": [schema, {"items": bounds}]}
     if option.help:
@@ -117,8 +117,48 @@ def _option_schema(option: Option) -> Schema:
     return schema if default is attrs.NOTHING else {**schema, "default": default}
 
 
+def _declared_schema(option: Option) -> Schema:
+    """Return the schema of an option's type; raise PluginError, with the option's name, where there is none."""
+    try:
+        return _type_schema(option.type)
+    except PluginError as error:
+        raise PluginError(f"option {option.name!r}: {error.message}", remedy=error.remedy) from error
+
+
+def check_options(cls: type) -> None:
+    """Raise PluginError where a class declares an option with a type or a default that no manifest can write.
+
+    A factory that fails is let be: a manifest that writes the option does not need it.
+    """
+    for option in options_of(cls):
+        _declared_schema(option)
+        try:
+            _default(option)
+        except _NotMadeError:
+            continue
+
+
+class _NotMadeError(PluginError):
+    """A factory failed."""
+
+
 def _default(option: Option) -> Any:
     """Return the default as JSON; NOTHING where there is none or where it depends on other options."""
+    import json
+
+    default = _made_default(option)
+    try:
+        if default is not attrs.NOTHING:
+            json.dumps(default)  # a number that is not finite may be in a manifest, if not in a file of JSON
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PluginError(
+            f"the default of option {option.name!r} cannot be written in a manifest: {in_words(error)}",
+            remedy="give a default that a manifest has: text, a number, true, false, null, a list or a mapping",
+        ) from error
+    return default
+
+
+def _made_default(option: Option) -> Any:
     default = option.default
     try:
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type] # attrs types it as a function
@@ -127,7 +167,7 @@ def _default(option: Option) -> Any:
     except (CodexError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise PluginError(
+        raise _NotMadeError(
             f"the default of option {option.name!r} cannot be made: {in_words(error)}",
             remedy="a factory must give a default on any machine; --debug shows the traceback",
         ) from error

@@ -95,7 +95,7 @@ def imported(entry: Entry) -> PluginDescription:
     """Return what the plugin's code says of it; raise PluginError where it cannot be imported or described."""
     if entry.kind == "command":
         return _imported_command(entry)
-    from codex_kernel.loading import load
+    from codex_kernel.loading import blaming, load
     from codex_kernel.section_schema import plugin_schema
 
     cls = load(entry)
@@ -103,17 +103,49 @@ def imported(entry: Entry) -> PluginDescription:
         options = plugin_schema(cls)
     except PluginError as error:
         raise PluginError(f"{entry}: {error.message}", remedy=error.remedy) from error
-    return PluginDescription(
-        kind=entry.kind,
-        name=entry.name,
-        target=entry.target,
-        summary=_first_line(cls) or entry.distribution_summary,
-        hooks=tuple(sorted(name for name in dir(cls) if hasattr(getattr(cls, name, None), "codex_impl"))),
-        capabilities=_capabilities(entry, cls),
-        options=options,
-        plugin_api=entry.plugin_api,
-        static=False,
-    )
+    with blaming(entry):
+        return PluginDescription(
+            kind=entry.kind,
+            name=entry.name,
+            target=entry.target,
+            summary=_first_line(cls) or entry.distribution_summary,
+            hooks=tuple(sorted(_hooks(cls))),
+            capabilities=_capabilities(entry, cls),
+            options=options,
+            plugin_api=entry.plugin_api,
+            static=False,
+        )
+
+
+def _hooks(cls: type) -> Iterator[str]:
+    """Yield the hooks of a class, but those that it has for other kernels, which say so: `optionalhook`."""
+    for name in dir(cls):
+        said = getattr(getattr(cls, name, None), "codex_impl", None)
+        if said is not None and not (_is_optional(said) and name not in _known_hooks()):
+            yield name
+
+
+def _is_optional(said: object) -> bool:
+    return isinstance(said, dict) and bool(said.get("optionalhook"))
+
+
+def _known_hooks() -> list[str]:
+    from codex_kernel.hookspecs import SPECS
+
+    return [name for specs in SPECS for name in vars(specs) if name.startswith("codex_")]
+
+
+def check_hooks(entry: Entry) -> None:
+    """Raise PluginError where a plugin's file names a hook that this kernel does not have, as registration would."""
+    from codex_kernel.option_types import did_you_mean
+
+    described, known = read(entry), _known_hooks()
+    for name in described.hooks if described else ():
+        if name not in known:
+            raise PluginError(
+                f"{entry} does not fit the hooks of this kernel: unknown hook {name!r} in its {FILE_NAME}",
+                remedy=did_you_mean(name, known) or "see docs/reference/hooks.md",
+            )
 
 
 def _imported_command(entry: Entry) -> PluginDescription:
@@ -149,6 +181,8 @@ def build(source: str | Path | Project) -> dict[str, Any]:
     They are imported into this process; `build_apart` imports a project's into another. Raises PluginError where one
     cannot be imported or described, InputError where there is no such project.
     """
+    from codex_kernel import loading
+
     if isinstance(source, str):
         name, entries = _installed(source)
     else:
@@ -157,6 +191,8 @@ def build(source: str | Path | Project) -> dict[str, Any]:
         sys.path[:0] = [str(root) for root in project.roots if str(root) not in sys.path and root.is_dir()]
     described = [imported(entry._replace(distribution_summary="")) for entry in entries]
     for entry, one in zip(entries, described, strict=True):
+        if entry.kind != "command":
+            loading.check_hooks(entry, loading.load(entry))
         _check(entry, one)
     return {
         "schema_version": SCHEMA_VERSION,

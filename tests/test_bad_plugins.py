@@ -43,6 +43,12 @@ CONTRACT = {
     ),
 }
 AT_REGISTRATION = {
+    "odd-comparison": (
+        GOOD.replace("@frozen", "@frozen(eq=False)").replace(
+            "    @hookimpl", "    def __eq__(self, _): 1 / 0\n    @hookimpl"
+        ),
+        "ZeroDivisionError",
+    ),
     "misspelt-hook": (GOOD.replace("codex_metrics", "codex_metrisc"), "codex_metrisc"),
     "async-hook": (GOOD.replace("def codex", "async def codex"), "is async, hooks are plain functions"),
     "keyword-only": (GOOD.replace("self, step", "self, *, step"), "by keyword only"),
@@ -50,6 +56,17 @@ AT_REGISTRATION = {
     "defaulted-typo": (GOOD.replace("self, step", "self, stpe=None"), "'stpe', which the hook does not have"),
 }
 
+META = "class Meta(type):\n    def __dir__(cls): raise RuntimeError('no list')\n@frozen\nclass Mine(metaclass=Meta)"
+NEVER_WRITTEN = {
+    "complex-option": (
+        "    odd: complex = 1j\n",
+        "option 'odd': an option cannot be declared as <class 'complex'>",
+    ),
+    "object-default": (
+        "    odd: object = field(factory=object)\n",
+        "the default of option 'odd' cannot be written in a manifest: TypeError: Object of type object",
+    ),
+}
 POST_INIT = "    def __attrs_post_init__(self):\n        raise {}\n    @hookimpl"
 AT_MAKING = {
     "factory": (
@@ -94,6 +111,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     made = toy_workplace(tmp_path_factory.mktemp("bad"))
     for name, (source, _) in {**BAD, **CONTRACT, **AT_REGISTRATION, **AT_MAKING}.items():
         put(made, name, source)
+    for name, (options, _) in NEVER_WRITTEN.items():
+        put(made, name, GOOD.replace("    @hookimpl", f"{options}    @hookimpl"))
+    put(made, "meta", GOOD.replace("@frozen\nclass Mine", META))
+    put(made, "raw", f"import os\nos.write(1, b'RAW')\n{GOOD}")
     put(made, "aborts", "import ctypes\nctypes.string_at(0)\n")
     put(made, "hangs", "import pathlib, time\npathlib.Path('it-hangs').touch()\ntime.sleep(600)\n")
     put(made, "prints", f"print('hello from me')\n{GOOD}")
@@ -275,6 +296,35 @@ def test_what_a_plugin_prints_at_import_is_a_warning_with_its_name(workplace: Wo
     )
 
 
+def test_what_a_plugin_writes_below_python_leaves_the_json_whole(workplace: Workplace) -> None:
+    """Text written to the descriptor is a warning, as printed text is."""
+    said = workplace.codex("validate", manifest(workplace, "raw"), "--json")
+    assert (said.code, json.loads(said.out)["valid"]) == (0, True)
+    assert "logger 'raw' (codex-bad-raw 1.0) printed while it was imported: 'RAW'" in said.err
+
+
+@pytest.mark.parametrize("name", NEVER_WRITTEN)
+def test_an_option_that_no_manifest_can_write_is_refused_though_nobody_writes_it(
+    workplace: Workplace, name: str
+) -> None:
+    """A check says of the class what `codex plugins check` says of it, with the section, the plugin and the option."""
+    said = workplace.codex("validate", manifest(workplace, name))
+    assert said.code == 7
+    assert f"$.loggers[0]: logger '{name}' (codex-bad-{name} 1.0): {NEVER_WRITTEN[name][1]}" in said.err
+    checked = json.loads(workplace.codex("plugins", "check", name, "--json").out)
+    assert NEVER_WRITTEN[name][1] in checked["plugins"][0]["faults"][0]
+
+
+def test_a_class_whose_metaclass_raises_is_named_with_its_distribution(workplace: Workplace) -> None:
+    """It is the plugin's error, and not one of codex."""
+    said = workplace.codex("validate", manifest(workplace, "meta"))
+    assert said.code == 7
+    told = (
+        "logger 'meta' (codex-bad-meta 1.0): codex_bad_meta:Mine cannot be looked at: RuntimeError: no list"
+    )
+    assert f"$.loggers[0]: {told}" in said.err
+
+
 def test_a_plugin_that_crashes_the_interpreter_leaves_a_stack_that_names_its_file(
     workplace: Workplace,
 ) -> None:
@@ -325,4 +375,18 @@ def test_no_plugins_at_all_leaves_those_of_the_kernel(workplace: Workplace) -> N
     assert {row["status"] for row in rows if row["distribution"] == "codex-kernel"} == {"ok"}
     said = none.codex("validate", "toy.yaml")
     assert said.code == 7
-    assert "dataset 'toy' (codex-toys 1.0): CODEX_PLUGINS= leaves codex-toys out" in said.err
+    told = "dataset 'toy' (codex-toys 1.0): --no-plugins or CODEX_PLUGINS= leaves codex-toys out"
+    assert f"{told} (leave --no-plugins away, and CODEX_PLUGINS unset)" in said.err
+
+
+def test_a_distribution_that_is_named_and_not_there_is_told(workplace: Workplace) -> None:
+    """A slip in CODEX_PLUGINS leaves plugins out without a word otherwise; a package without plugins is none."""
+    narrow = Workplace(
+        workplace.folder, {**workplace.variables, "CODEX_PLUGINS": "codex-toyz,codex-toys,attrs,zzz"}
+    )
+    said = narrow.codex("validate", "toy.yaml")
+    assert said.code == 0
+    assert said.err.splitlines() == [
+        "warning: CODEX_PLUGINS names codex-toyz, which is not installed (did you mean 'codex-toys'?)",
+        "warning: CODEX_PLUGINS names zzz, which is not installed",
+    ]

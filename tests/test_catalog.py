@@ -423,3 +423,75 @@ def test_a_project_without_its_module_is_told_where_it_was_looked_for(
     with pytest.raises(PluginError, match=r"its module codex_mine is neither in .+ nor in ") as error:
         local(monkeypatch, tmp_path).find("logger", "mine")
     assert error.value.remedy == f"mend the entry point in {tmp_path / 'pyproject.toml'}"
+
+
+def test_a_name_that_one_distribution_has_twice_is_told_and_not_to_be_used(tmp_path: Path) -> None:
+    """Nobody can say which is meant; the same line twice says nothing more than once."""
+    metadata = install(tmp_path, "codex-aaa", LOGGER, modules={"mine": "", "other": ""})
+    points = metadata / "entry_points.txt"
+    points.write_text("[codex.loggers]\nmine = mine:Mine\nmine = mine:Mine\n")
+    assert [e.status for e in scan(tmp_path).entries] == ["ok"]
+    points.write_text("[codex.loggers]\nmine = mine:Mine\nmine = other:Mine\n")
+    catalog = scan(tmp_path)
+    reason = "the distribution names it twice: mine:Mine and other:Mine"
+    assert {(e.status, e.reason) for e in catalog.entries} == {("claimed twice", reason)}
+    for distribution in (None, "codex-aaa"):
+        with pytest.raises(PluginError) as error:
+            catalog.find("logger", "mine", distribution)
+        assert str(error.value) == f"logger 'mine' (codex-aaa 1.0): {reason}"
+        assert error.value.remedy == f"leave one of them in {points}, whose authors made it"
+    install(tmp_path, "codex-zzz", LOGGER)
+    with pytest.raises(PluginError, match=r"claimed by codex-aaa 1.0 and codex-zzz 1.0$") as error:
+        scan(tmp_path).find("logger", "mine")
+    assert error.value.remedy == "write type: codex-zzz/mine"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "name", "remedy"),
+    [
+        ("codex-nope", "mine", "no plugin of codex-nope is installed; write type: codex-aaa/mine"),
+        (
+            "codex-nope",
+            "mlflow",
+            "no plugin of codex-nope is installed; codex-mlflow has it: pip install codex-mlflow",
+        ),
+        (
+            "codex-aaa",
+            "mlflow",
+            "codex-aaa has no such plugin; codex-mlflow has it: pip install codex-mlflow",
+        ),
+        ("codex-mlflow", "mlflow", "pip install codex-mlflow"),
+        ("codex-aab", "what", "no plugin of codex-aab is installed; did you mean 'codex-aaa'?"),
+        ("codex-aaa", "what", "codex-aaa has no such plugin"),
+    ],
+)
+def test_a_plugin_that_its_distribution_does_not_have_is_told_with_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distribution: str, name: str, remedy: str
+) -> None:
+    """`distribution/name` is never answered with an install line of another distribution alone."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    install(tmp_path, "codex-aaa", LOGGER, modules=MINE)
+    with pytest.raises(PluginError, match=f"unknown logger '{distribution}/{name}'") as error:
+        scan(tmp_path).find("logger", name, distribution)
+    assert error.value.remedy == remedy
+
+
+def test_what_came_from_a_folder_is_mended_there(tmp_path: Path) -> None:
+    """A stale entry, and one for another kernel: no index is asked for the name."""
+    metadata = install(tmp_path, "codex-aaa", LOGGER)
+    other = install(
+        tmp_path, "codex-new", {"codex.loggers": {"new": "mine:Mine"}}, requires="codex-kernel>=9"
+    )
+    for one in (metadata, other):
+        (one / "direct_url.json").write_text('{"url": "file:///my/place", "dir_info": {}}')
+    (tmp_path / "mine.py").write_text("")
+    with pytest.raises(PluginError) as error:
+        scan(tmp_path).find("logger", "new")
+    assert (error.value.remedy or "").startswith("mend /my/place for this kernel, or ")
+    assert "codex-new" not in (error.value.remedy or "")
+    (tmp_path / "mine.py").unlink()
+    with pytest.raises(PluginError) as error:
+        scan(tmp_path).find("logger", "mine")
+    assert (error.value.remedy or "").startswith(
+        "mend the entry point in /my/place and install it again from"
+    )

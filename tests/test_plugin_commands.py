@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from codex_kernel.catalog import Catalog
 from codex_kernel.cli import codex
 from codex_kernel.cli.flags import Flags, take
-from codex_kernel.cli.plugin_commands import against
+from codex_kernel.cli.plugin_commands import against, blaming
 from codex_kernel.errors import PluginError
 from tests.command import Workplace, toy_workplace
 from tests.docs.test_tutorials import environment
@@ -285,7 +285,7 @@ def test_no_plugins_decides_before_import_wherever_it_stands(
     """A command that is not allowed is refused with the reason."""
     said = workplace.codex(*arguments)
     assert said.code == 7
-    assert "command 'bomb' (codex-bomb 1.0): CODEX_PLUGINS= leaves codex-bomb out" in said.err
+    assert "command 'bomb' (codex-bomb 1.0): --no-plugins or CODEX_PLUGINS= leaves codex-bomb out" in said.err
     assert "From plugins" not in workplace.codex("--help", "--no-plugins").out
 
 
@@ -491,3 +491,22 @@ def test_the_page_on_commands_is_as_it_shows(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     page = Path(__file__).parents[1] / "docs" / "how-to" / "add-a-command.md"
     play(page, tmp_path / "work", environment(tmp_path))
+
+
+class OddError(BaseException):
+    """What is no Exception."""
+
+
+@pytest.mark.parametrize("error", [OddError("strange"), GeneratorExit("strange")])
+def test_a_command_that_raises_what_is_no_exception_is_named(tmp_path: Path, error: BaseException) -> None:
+    """One error with exit code 7; Ctrl-C and the end of the process stay what they are."""
+    install(tmp_path, "codex-odd", {"codex.commands": {"odd": "odd:odd"}}, modules={"odd": ""})
+    entry = Catalog.scan([str(tmp_path)]).find("command", "odd")
+    with (
+        pytest.raises(PluginError, match=r"^command 'odd' \(codex-odd 1.0\) failed: .+: strange$"),
+        blaming(entry),
+    ):
+        raise error
+    for meant in (KeyboardInterrupt(), SystemExit(3), click.Abort()):
+        with pytest.raises(type(meant)), blaming(entry):
+            raise meant

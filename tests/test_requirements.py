@@ -62,7 +62,7 @@ def test_all_that_is_missing_is_told_with_its_place_and_install_line_and_nothing
         ),
         (
             "p.yaml:2:41: $.plugins.require[1]: codex-nowhere is not installed "
-            "(pip install 'codex-nowhere>=1')"
+            "(it is not in the index of codex: look at its documentation for how to install it)"
         ),
         "p.yaml:2:61: $.plugins.require[2]: codex-mlfow is not installed (did you mean 'codex-mlflow'?)",
         "error: 3 problems found, nothing was run",
@@ -121,6 +121,50 @@ def test_a_manifest_without_the_section_has_none_in_its_resolved_form(workplace)
     said = workplace.codex("run", "toy.yaml", "--run-dir", "plain")
     assert said.code == 0, said.err
     assert "plugins:" not in (workplace.folder / "plain" / "resolved.yaml").read_text()
+
+
+def test_a_slip_of_an_installed_name_and_a_known_one_that_is_missing(workplace):
+    """The nearest of the index and of what is installed; an install line only for a name that the index has."""
+    none = Workplace(workplace.folder, {"PYTHONPATH": str(workplace.site)})
+    said = none.codex("validate", with_plugins(workplace, '{require: ["codex-bomp", "codex_toyz>=1"]}'))
+    assert said.code == 7
+    assert "require[0]: codex-bomp is not installed (did you mean 'codex-bomb'?)" in said.err
+    assert "require[1]: codex_toyz is not installed (did you mean 'codex-toys'?)" in said.err
+    assert "pip" not in said.err
+
+
+def test_all_entries_that_are_not_understood_are_told_at_once(workplace):
+    """What is no text, and text that is no requirement; none of it is looked for."""
+    section = '{require: [3, "codex-toys >> 1", null], allow: [7, "codex-toys>=1"]}'
+    said = workplace.codex("validate", with_plugins(workplace, section))
+    assert said.code == 2
+    for told in (
+        "$.plugins.require[0]: expected a string, got 3",
+        "$.plugins.require[1]: expected a distribution and its versions",
+        "$.plugins.require[2]: expected a string, got null",
+        "$.plugins.allow[0]: expected a string, got 7",
+        "$.plugins.allow[1]: expected the name of a distribution",
+    ):
+        assert told in said.err
+    assert "3 is not installed" not in said.err
+
+
+def test_an_allowed_distribution_that_is_not_there_is_a_warning(workplace):
+    """It hurts nobody unless the manifest needs it, and then its section says so."""
+    said = workplace.codex("validate", with_plugins(workplace, "{allow: [codex-toys, codex-bomp]}"))
+    assert said.code == 0
+    assert said.err == (
+        "warning: plugins.allow names codex-bomp, which is not installed (did you mean 'codex-bomb'?)\n"
+    )
+
+
+def test_a_version_of_what_came_from_a_folder_is_not_looked_for_in_an_index(tmp_path):
+    """The folder is told instead."""
+    made = toy_workplace(tmp_path)
+    (metadata,) = made.site.glob("codex_toys-*.dist-info")
+    (metadata / "direct_url.json").write_text('{"url": "file:///my/toys", "dir_info": {}}')
+    said = made.codex("validate", with_plugins(made, '{require: ["codex-toys>=2"]}'))
+    assert "(it came from /my/toys: install a version that fits from there)" in said.err
 
 
 @given(st.lists(st.text(max_size=30), max_size=4))

@@ -494,6 +494,10 @@ def test_build_manifest_writes_and_checks_the_file_of_a_project(tmp_path):
             GOOD.replace("option(10", "option(float('inf')").replace("int", "float"),
             "cannot be written as JSON",
         ),
+        (GOOD.replace("codex_metrics", "codex_metrix"), "unknown hook 'codex_metrix'"),
+        (GOOD.replace("self, step, metrics", "self, *, step"), "takes 'step' by keyword only"),
+        (GOOD.replace("self, step, metrics", "self, stepp"), "stepp"),
+        (GOOD.replace("self, step, metrics", "self, stepp=1"), "'stepp', which the hook does not have"),
     ],
 )
 def test_build_manifest_leaves_the_file_alone_where_a_class_cannot_be_described(tmp_path, code, said):
@@ -504,6 +508,13 @@ def test_build_manifest_leaves_the_file_alone_where_a_class_cannot_be_described(
     done = Workplace(tmp_path).codex("plugins", "build-manifest")
     assert (done.code, said in done.err, "Traceback" in done.err) == (7, True, False), done.err
     assert file.read_text() == "as it was"
+
+
+def test_a_hook_for_other_kernels_is_no_fault_and_is_not_in_the_file(tmp_path):
+    """Its decorator says so, in the word that is for it: `optionalhook`."""
+    later = "    @hookimpl(optionalhook=True)\n    def codex_of_later(self): ...\n"
+    made = static_manifest.build_apart(read_project(far_project(tmp_path, GOOD + later)))
+    assert made["plugins"][0]["hooks"] == ["codex_metrics"]
 
 
 STARTS = "import pathlib, subprocess, sys\npathlib.Path({!r}).write_text(str(subprocess.Popen(['sleep', '600']).pid))\n"

@@ -165,3 +165,14 @@ def test_a_dataset_made_of_others_is_known_by_its_file(tmp_path):
         "dataset 'toy' (codex-toys 1.0)",
         "dataset 'toy' (codex-toys 1.0)",
     ]
+
+
+def test_a_hook_of_a_static_manifest_that_this_kernel_does_not_have_is_the_error_of_registration(tmp_path):
+    """With the place of its section, exit code 7, and the code is not imported."""
+    content = manifest_of("codex-bomb", [("logger", "bomb", "codex_bomb:Bomb", Bomb)])
+    content["plugins"][0]["hooks"] = ["codex_event", "codex_metrix"]
+    said = bombed(tmp_path, content=content).codex("validate", "bomb.yaml")
+    assert said.code == 7
+    told = "logger 'bomb' (codex-bomb 1.0) does not fit the hooks of this kernel: unknown hook 'codex_metrix'"
+    assert f"$.loggers[0]: {told} in its codex-plugin.json" in said.err
+    assert "did you mean 'codex_metrics'?" in said.err or "did you mean 'codex_metric'?" in said.err

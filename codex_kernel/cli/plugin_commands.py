@@ -79,7 +79,7 @@ def blaming(entry: Entry) -> Iterator[None]:
         yield
     except _KEPT:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise PluginError(
             f"{entry} failed: {in_words(error)}", remedy="--debug shows the traceback"
         ) from error
