@@ -39,7 +39,8 @@ EDITABLES = [word for path in PROJECTS for word in ("-e", path.relative_to(ROOT)
 GROUPS = "--group test --group lint".split()
 
 LINT = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]]
-TEST = ["pytest"]
+# Two at a time, for most tests wait for programs that they start; `-n 0` runs them in one process, as a debugger wants.
+TEST = ["pytest", "-n", "2", "--dist", "loadfile"]
 JOBS = {"demo": [["codex", "run", "examples/quickstart.yaml"]], "test": [TEST], "check": [*LINT, TEST]}
 
 

@@ -129,11 +129,11 @@ def test_a_run_is_trained_resumed_and_generated_from(user):
 
 
 def test_what_the_quick_start_needs_is_named_with_the_command_that_installs_it(user):
-    """`validate` of the quick start exits 7 and says of each missing plugin where to get it."""
+    """`validate` of the quick start exits 7 and says of each missing plugin how to get it, by the installer in use."""
     said = user.environment.run("codex", "validate", ROOT / "examples" / "quickstart.yaml", cwd=user.folder)
     assert (said.code, said.out) == (7, "")
-    assert "unknown tokenizer 'hf-bpe' (pip install codex-hf)" in said.err
-    assert "unknown model 'hf-causal-lm' (pip install codex-hf)" in said.err
+    assert "unknown tokenizer 'hf-bpe' (uv pip install codex-hf)" in said.err
+    assert "unknown model 'hf-causal-lm' (uv pip install codex-hf)" in said.err
     assert "unknown trainer 'torch' (pip install codex-torch)" in said.err
     assert "unknown checkpointer 'safetensors' (pip install codex-torch)" in said.err
     assert "Traceback" not in said.err
