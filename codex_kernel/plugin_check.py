@@ -219,7 +219,7 @@ def _judged(entry: Entry, found: dict[str, Any], weights: Sequence[Weight], said
     """Return the verdict of a process that came to its end."""
     faults = tuple(found.get("faults", ()))
     printed = [f"prints while it is imported: {said[:200]}"] if said else []
-    warnings = (*found.get("warnings", ()), *printed)
+    warnings = (*found.get("warnings", ()), *printed, *_announced(entry))
     return Checked(
         entry,
         "broken" if faults else "warning" if warnings else "ok",
@@ -232,6 +232,16 @@ def _judged(entry: Entry, found: dict[str, Any], weights: Sequence[Weight], said
         found.get("static"),
         found.get("description"),
     )
+
+
+def _announced(entry: Entry) -> Iterator[str]:
+    """Yield what is wrong with how the plugin is announced: it may work, and yet not be found by its name."""
+    from codex_kernel.doctor.announced import install_again, outdated, unwritable
+
+    if reason := unwritable(entry):
+        yield reason
+    if reason := outdated(entry.metadata):
+        yield f"{reason}; {install_again(entry.metadata)}"
 
 
 def _remove_or_upgrade(entry: Entry) -> str:

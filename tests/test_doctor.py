@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from codex_kernel import doctor
 from codex_kernel._version import __version__
 from codex_kernel.catalog import Catalog
-from codex_kernel.doctor import machine, packages, start_code, versions
+from codex_kernel.doctor import announced, machine, packages, start_code, versions
 from codex_kernel.doctor.findings import LEVELS, Finding
 from tests.toys import install
 
@@ -230,6 +231,94 @@ def test_plugins_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     assert "logger n0, logger n1, logger n2 and 2 more: incompatible" in told["codex-old 1.0"].message
     assert "type: codex-a/same" in (told["codex-a 1.0"].remedy or "")
     assert "uninstall" in (told["codex-stale 1.0"].remedy or "")
+
+
+# ── entry points ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_work(folder: Path, entry_points: str, *, editable: bool = True) -> Path:
+    """Install logger `old` from a project whose pyproject.toml has these entry points now; return its metadata."""
+    project = folder / "my project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text(f'[project]\nname = "codex-work"\n{entry_points}')
+    plugins = {"codex.loggers": {"old": "codex_work:A", "kept": "codex_work : B [extra]"}}
+    metadata = install(folder / "site", "codex-work", plugins, modules={"codex_work": ""})
+    note = {"url": project.as_uri(), "dir_info": {"editable": editable}}
+    (metadata / "direct_url.json").write_text(json.dumps(note))
+    return metadata
+
+
+LOGGERS = '[project.entry-points."codex.loggers"]\n'
+
+
+@pytest.mark.parametrize(
+    ("entry_points", "told"),
+    [
+        ('old = "codex_work:A"\nkept = "codex_work:B"', None),
+        ('new = "codex_work:A"\nkept = "codex_work:B"', "logger old is gone, logger new is new"),
+        ('old = "codex_work:C"\nkept = "codex_work:B"', "logger old is codex_work:C now"),
+        (
+            "".join(f'n{i} = "a:B"\n' for i in range(9)),
+            "logger old is gone, logger kept is gone, logger n0 is new and 8",
+        ),
+    ],
+)
+def test_entry_points_that_are_not_those_of_the_project_are_told(
+    tmp_path: Path, entry_points: str, told: str | None
+) -> None:
+    """An editable installation keeps those of the day it was made; the line that renews them is safe to paste."""
+    metadata = in_work(tmp_path, LOGGERS + entry_points)
+    findings = list(doctor.entry_points(Catalog.scan([str(tmp_path / "site")])))
+    if told is None:
+        assert not findings
+        return
+    (finding,) = findings
+    assert finding.level == "warning"
+    assert f"has other entry points than are installed: {told}" in finding.message
+    assert (finding.remedy or "").startswith("install it again: ")
+    assert shlex.split(finding.remedy or "")[-2:] == ["-e", str(tmp_path / "my project")]
+    assert announced.outdated(metadata) == finding.message
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'dynamic = ["entry-points"]\n' + LOGGERS, "[[", "entry-points = 5", LOGGERS + "old = 5"]
+)
+def test_entry_points_that_nobody_can_compare_are_left_alone(tmp_path: Path, text: str) -> None:
+    """Those that the build backend makes, or that a file has which cannot be read."""
+    assert not announced.outdated(in_work(tmp_path, text))
+
+
+def test_only_an_editable_installation_can_lag_behind(tmp_path: Path) -> None:
+    """What was copied is what was installed, and a folder that is gone says nothing."""
+    metadata = in_work(tmp_path, LOGGERS, editable=False)
+    assert not announced.outdated(metadata)
+    for note in ("", "[]", '{"url": 5, "dir_info": {"editable": true}}'):
+        (metadata / "direct_url.json").write_text(note)
+        assert not announced.outdated(metadata)
+    (metadata / "direct_url.json").write_text(
+        '{"url": "file:///nowhere/at/all", "dir_info": {"editable": true}}'
+    )
+    assert not announced.outdated(metadata)
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a b", "a\x07b", "a\tb", "über", "a/b"])
+def test_a_name_that_no_manifest_can_have_is_told(tmp_path: Path, name: str) -> None:
+    """Nobody could use the plugin; how it is written is for its authors to mend."""
+    install(tmp_path, "codex-odd", {"codex.loggers": {name: "codex_odd:A"}}, modules={"codex_odd": ""})
+    (finding,) = doctor.entry_points(Catalog.scan([str(tmp_path)]))
+    assert finding.level == "warning"
+    assert f"its name {name!r} cannot be written in a manifest" in finding.message
+    assert finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "good"), [("say", True), ("say.it", True), ("", False), ("--say", False), ("a b", False)]
+)
+def test_a_command_that_cannot_be_called_is_told(tmp_path: Path, name: str, *, good: bool) -> None:
+    """An empty name, one that is taken for an option, or one with spaces."""
+    install(tmp_path, "codex-odd", {"codex.commands": {name: "codex_odd:A"}}, modules={"codex_odd": ""})
+    findings = list(doctor.entry_points(Catalog.scan([str(tmp_path)])))
+    assert [("cannot be called" in finding.message) for finding in findings] == ([] if good else [True])
 
 
 # ── code at the start of Python ───────────────────────────────────────────────────────────────────────────────────

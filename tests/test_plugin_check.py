@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -243,6 +244,27 @@ def test_a_static_manifest_that_is_not_believed_is_warned_of(site: Path) -> None
     checked = check_one(entry_now())
     assert (checked.verdict, checked.static) == ("warning", "absent")
     assert "its static manifest is not believed" in checked.warnings[0]
+
+
+def test_a_project_that_has_other_entry_points_by_now_is_warned_of(site: Path) -> None:
+    """An editable installation keeps the old name until it is installed again."""
+    one = entry(site, GOOD)
+    (site / "pyproject.toml").write_text(
+        '[project]\nname = "codex-one"\n[project.entry-points."codex.loggers"]\ntwo = "codex_one:Plugin"\n'
+    )
+    note = {"url": site.as_uri(), "dir_info": {"editable": True}}
+    (one.metadata / "direct_url.json").write_text(json.dumps(note))
+    found = check_one(one)
+    assert (found.verdict, found.faults) == ("warning", ())
+    assert "logger one is gone, logger two is new; install it again: " in found.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a b"])
+def test_a_name_that_cannot_be_written_is_warned_of(site: Path, name: str) -> None:
+    """The plugin works, and no manifest can name it."""
+    found = check_one(entry(site, GOOD)._replace(name=name))
+    assert found.verdict == "warning"
+    assert f"its name {name!r} cannot be written in a manifest" in found.warnings[0]
 
 
 def test_a_command_must_be_one_of_click(site: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from codex_kernel._version import __version__
 from codex_kernel.catalog import Catalog, Entry
-from codex_kernel.doctor import machine, packages, start_code, versions
+from codex_kernel.doctor import announced, machine, packages, start_code, versions
 from codex_kernel.doctor.findings import Finding, Level
 from codex_kernel.errors import CodexError, in_words
 from codex_kernel.metadata import KERNEL, normal
@@ -27,6 +27,7 @@ def examine(cache: Path, runs: Path) -> Iterator[Finding]:
     catalog, found = _catalog()
     yield from found
     yield from _safely("plugins", lambda: plugins(catalog))
+    yield from _safely("plugins", lambda: entry_points(catalog))
     yield from _safely("packages", lambda: _packages(catalog))
     yield from _safely("start code", lambda: start_code.start_code(start_code.folders()))
     yield from _safely("start code", start_code.modules)
@@ -83,6 +84,18 @@ def plugins(catalog: Catalog) -> Iterator[Finding]:
     owners = {normal(entry.distribution) for entry in usable}
     message = f"{len(usable)} of {len(owners)} distributions can be used; codex plugins check imports them"
     yield Finding("ok", "plugins", message)
+
+
+def entry_points(catalog: Catalog) -> Iterator[Finding]:
+    """Yield the entries that nobody can name, and the distributions whose project has other entries by now."""
+    for entry in catalog.entries:
+        if reason := announced.unwritable(entry):
+            owner = f"{entry.distribution} {entry.version}"
+            message = f"{owner}: a {entry.kind} ({entry.target}): {reason}"
+            yield Finding("warning", "plugins", message, "its authors give it another name")
+    for metadata in dict.fromkeys(entry.metadata for entry in catalog.entries):
+        if reason := announced.outdated(metadata):
+            yield Finding("warning", "plugins", reason, announced.install_again(metadata))
 
 
 def _remedy(entry: Entry) -> str:
