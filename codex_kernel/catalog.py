@@ -79,6 +79,8 @@ class Catalog(NamedTuple):
 
     def warn_of_unknown(self, distributions: Iterable[str], where: str) -> None:
         """Say on standard error, once, which of these distributions are not installed: a slip leaves plugins out."""
+        if "_CODEX_COMPLETE" in os.environ:  # a shell asks; the user is typing
+            return
         there = {normal(entry.distribution) for entry in self.entries}
         for name in distributions:
             if normal(name) not in {KERNEL, *there} and not _is_installed(name):

@@ -146,7 +146,7 @@ def test_an_editable_wheel_has_no_manifest(tmp_path):
         ("import nowhere_to_be_found\n", "No module named 'nowhere_to_be_found'"),
         ("import os\nos._exit(3)\n", "it ended the process"),
         ("class Tiny: pass\n", "expected an attrs class"),
-        (CODE.replace("int = option(10", "object = option(object()"), "cannot be written as JSON"),
+        (CODE.replace("int = option(10", "object = option(object()"), "cannot be written in a manifest"),
     ],
 )
 def test_a_class_that_cannot_be_described_ends_the_build(tmp_path, code, said):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,15 @@ def test_what_is_no_lock_is_bad_input(workplace, tmp_path, text, message):
     said = workplace.codex("run", "m.yaml", "--locked", path)
     assert said.code == 2
     assert message in said.err
+
+
+@pytest.mark.parametrize("lock", [{"schema": 1}, {"plugins": None}, {"plugins": {}}])
+def test_a_run_whose_lock_has_no_plugins_is_bad_input(workplace, tmp_path, lock):
+    """It goes on no further than to say so."""
+    folder = tmp_path / "run"
+    shutil.copytree(workplace.folder / "run", folder)
+    (folder / "plugins.lock.json").write_text(json.dumps(lock))
+    more = ["--set", "trainer.max_steps=6", "--allow-change", "trainer.max_steps"]
+    said = workplace.codex("resume", folder, *more)
+    assert said.code == 2
+    assert "plugins.lock.json is no lock of plugins: plugins: expected a list" in said.err

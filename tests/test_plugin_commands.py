@@ -510,3 +510,26 @@ def test_a_command_that_raises_what_is_no_exception_is_named(tmp_path: Path, err
     for meant in (KeyboardInterrupt(), SystemExit(3), click.Abort()):
         with pytest.raises(type(meant)), blaming(entry):
             raise meant
+
+
+def test_help_leaves_out_a_command_that_its_distribution_has_twice(workplace: Workplace) -> None:
+    """It cannot be called; who calls it is told why."""
+    metadata = add(workplace, "codex-odd", "codex_odd", {"odd": "odd"}, "")
+    with (metadata / "entry_points.txt").open("a") as points:
+        points.write("odd = codex_odd:other\n")
+    assert "odd" not in workplace.codex("--help").out
+    said = workplace.codex("odd")
+    told = "command 'odd' (codex-odd 1.0): the distribution names it twice: codex_odd:odd and codex_odd:other"
+    assert (said.code, told in said.err) == (7, True)
+
+
+def test_a_shell_that_completes_hears_no_warning(workplace: Workplace) -> None:
+    """The user is typing."""
+    variables = {
+        "CODEX_PLUGINS": "codex-gret",
+        "_CODEX_COMPLETE": "bash_complete",
+        "COMP_WORDS": "codex ",
+        "COMP_CWORD": "1",
+    }
+    said = Workplace(workplace.folder, variables).codex()
+    assert (said.code, said.err) == (0, "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -27,8 +28,10 @@ def help_lines(built_in: Collection[str]) -> list[tuple[str, str]]:
     from codex_kernel import static_manifest
 
     lines = []
-    for entry in against(built_in, Catalog.scan().entries):
-        if entry.kind == KIND and entry.status in CALLED:
+    listed = [e for e in against(built_in, Catalog.scan().entries) if e.kind == KIND and e.status in CALLED]
+    of_name = Counter(entry.full_name for entry in listed)
+    for entry in listed:
+        if of_name[entry.full_name] == 1:  # what one distribution has twice cannot be called at all
             name = entry.full_name if entry.status == "claimed twice" else entry.name
             described = static_manifest.read(entry)
             lines.append((name, described.summary if described else entry.summary))
