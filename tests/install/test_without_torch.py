@@ -134,6 +134,6 @@ def test_what_the_quick_start_needs_is_named_with_the_command_that_installs_it(u
     assert (said.code, said.out) == (7, "")
     assert "unknown tokenizer 'hf-bpe' (uv pip install codex-hf)" in said.err
     assert "unknown model 'hf-causal-lm' (uv pip install codex-hf)" in said.err
-    assert "unknown trainer 'torch' (pip install codex-torch)" in said.err
-    assert "unknown checkpointer 'safetensors' (pip install codex-torch)" in said.err
+    assert "unknown trainer 'torch' (uv pip install codex-torch)" in said.err
+    assert "unknown checkpointer 'safetensors' (uv pip install codex-torch)" in said.err
     assert "Traceback" not in said.err
