@@ -21,8 +21,13 @@ def main() -> None:
     if arguments == ["--version"]:
         from codex_kernel._version import __version__
 
-        sys.stdout.write(f"codex {__version__}\n")
-        return
+        try:
+            sys.stdout.write(f"codex {__version__}\n")
+            sys.stdout.flush()
+        except OSError:  # the long way says why
+            pass
+        else:
+            return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes that it has
     # OpenMP threads that spin while they wait make a step many times slower as soon as the cores are shared. The

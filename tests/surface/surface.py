@@ -50,8 +50,7 @@ def _commands() -> Iterator[tuple[str, Any]]:
 
 
 def _commands_of(command: click.Command, words: list[str]) -> Iterator[tuple[str, Any]]:
-    parameters = [*command.params, command.get_help_option(click.Context(command))]
-    yield " ".join(words), sorted(_parameter(parameter) for parameter in parameters if parameter)
+    yield " ".join(words), sorted(map(_parameter, command.params))  # each has --help beside them
     if isinstance(command, click.Group):
         context = click.Context(command)
         own = {
