@@ -36,6 +36,31 @@ HOOK_OF_KIND = {
 """The hook that a plugin of a kind must implement; a logger implements any of the observers."""
 
 _SHOWN_BYTES = 1000
+HEAVY = (
+    "accelerate",
+    "datasets",
+    "gguf",
+    "huggingface_hub",
+    "jax",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "peft",
+    "psutil",
+    "pyarrow",
+    "pynvml",
+    "safetensors",
+    "scipy",
+    "sentencepiece",
+    "sklearn",
+    "tensorflow",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Libraries that a plugin imports where it uses them, for `codex validate` may import its module at any time."""
+
 CAPABILITIES = "codex_capabilities"
 """The one name of codex in a class that is no hook: what the plugin can do, for its static manifest."""
 

@@ -189,7 +189,7 @@ class _Child:
             self.entry,
             "broken",
             faults=(f"{how}, {phase}{f': {words}' if words else ''}",),
-            remedy=_remove_or_upgrade(self.entry),
+            remedy=_way_out(self.entry),
             heaviest=weights,
         )
 
@@ -225,7 +225,7 @@ def _judged(entry: Entry, found: dict[str, Any], weights: Sequence[Weight], said
         "broken" if faults else "warning" if warnings else "ok",
         faults,
         warnings,
-        (found.get("remedy") or _remove_or_upgrade(entry)) if faults else None,
+        (found.get("remedy") or _way_out(entry)) if faults else None,
         found.get("import_seconds"),
         found.get("peak_memory_bytes"),
         tuple(weights),
@@ -244,10 +244,10 @@ def _announced(entry: Entry) -> Iterator[str]:
         yield f"{reason}; {install_again(entry.metadata)}"
 
 
-def _remove_or_upgrade(entry: Entry) -> str:
-    from codex_kernel.installers import uninstall_line, upgrade_line
+def _way_out(entry: Entry) -> str:
+    from codex_kernel.installers import way_out
 
-    return f"{upgrade_line(entry.distribution)}, or {uninstall_line(entry.distribution)}"
+    return way_out(entry.distribution, entry.metadata)
 
 
 def _how_it_ended(code: int) -> str:

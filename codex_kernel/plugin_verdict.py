@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import PluginError, in_words
-from codex_kernel.loading import check_hooks, load, load_command
+from codex_kernel.loading import HEAVY, check_hooks, load, load_command
 from codex_kernel.option_types import Option, is_made_of_sources, options_of
 
 if TYPE_CHECKING:
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 BEGIN, END = "codex: import begins", "codex: import ends"
 """Lines on standard error: what `-X importtime` says between them is the plugin's."""
-
-HEAVY = (
-    *("accelerate", "datasets", "gguf", "jax", "matplotlib", "mlflow", "pandas", "peft", "psutil", "pynvml", "scipy"),
-    *("sentencepiece", "sklearn", "tensorflow", "tokenizers", "torch", "transformers"),
-)  # fmt: skip
-"""Libraries that a plugin imports where it uses them: `codex validate` and `codex schema` may import its module."""
 
 _FILE_BYTES = 2**28  # a plugin that prints for ever must not fill the disk
 
@@ -65,6 +59,7 @@ def judge(entry: Entry, report: IO[str]) -> dict[str, Any]:
     if not found["faults"]:
         with _noted(found):
             _describe(entry, found)
+    found["warnings"] += _threads()
     return found
 
 
@@ -140,6 +135,24 @@ def _heavy(before: set[str]) -> list[str]:
     if not came:
         return []
     return [f"imports {', '.join(came)} at the top of its module; import it in the function that uses it"]
+
+
+def _threads() -> list[str]:
+    """Say which threads Python would wait for at its end; those of an executor end by themselves."""
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return []
+    ending = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
+    names = [
+        repr(thread.name)
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread() and thread not in ending
+    ]
+    if not names:
+        return []
+    which = f"a thread ({names[0]})" if len(names) == 1 else f"{len(names)} threads"
+    keeps = "keeps" if len(names) == 1 else "keep"
+    return [f"starts {which} while it is imported, which {keeps} every command from ending"]
 
 
 def _out_of_bounds(option: Option) -> list[str]:

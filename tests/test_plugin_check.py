@@ -139,7 +139,8 @@ def test_a_process_that_leads_a_session_of_its_own_goes_too(site: Path) -> None:
     "module",
     [
         "import atexit, time; atexit.register(lambda: time.sleep(1000))\n",
-        "import threading, time; threading.Thread(target=lambda: time.sleep(1000)).start()\n",
+        "import threading, time; threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()\n",
+        "from concurrent.futures import ThreadPoolExecutor as E; E(1).submit(int).result()\n",
         "import sys; sys.exit = None; sys.stderr.close()\n",
         "import os; os.close(1); os.close(2)\n",
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n",
@@ -148,6 +149,20 @@ def test_a_process_that_leads_a_session_of_its_own_goes_too(site: Path) -> None:
 def test_the_end_of_the_process_is_not_the_plugins(site: Path, module: str) -> None:
     """What a module leaves to be done at the exit does not keep its verdict back."""
     assert judged(site, module + GOOD).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"),
+    [
+        (1, "starts a thread ('one') while it is imported, which keeps"),
+        (3, "starts 3 threads while it is imported, which keep"),
+    ],
+)
+def test_a_thread_that_python_would_wait_for_is_warned_of(site: Path, threads: int, told: str) -> None:
+    """Every command that imports the plugin would wait for it at its end; the verdict does not."""
+    start = "threading.Thread(target=lambda: time.sleep(1000), name='one').start()"
+    found = judged(site, f"import threading, time\nfor _ in range({threads}): {start}\n{GOOD}")
+    assert (found.verdict, found.warnings) == ("warning", (f"{told} every command from ending",))
 
 
 def test_last_words_are_told(site: Path) -> None:
@@ -282,14 +297,14 @@ def test_a_command_is_checked(site: Path) -> None:
 
 
 def test_one_bad_plugin_does_not_keep_the_others_back(site: Path) -> None:
-    """All are judged, whatever one of them does; the installed ones of codex are fine."""
+    """All are judged, whatever one of them does; the toys work, and are told that they import numpy at their top."""
     install_toys(site)
     entry(site, "import os; os.abort()")
     entries = [e for e in Catalog.scan().entries if e.distribution in {"codex-one", "codex-toys"}]
     verdicts = {(one.entry.kind, one.entry.name): one.verdict for one in check(entries, 60)}
     assert verdicts.pop(("logger", "one")) == "broken"
     assert len(verdicts) == 6
-    assert set(verdicts.values()) == {"ok"}
+    assert set(verdicts.values()) == {"warning"}
 
 
 def test_two_run_at_once_and_no_more(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ class LazyCommands(click.Group):
         """Run the command; what a plugin's raises names the plugin."""
         try:
             return super().invoke(ctx)
-        except Exception as error:
+        except BaseException as error:
             if (entry := ctx.meta.get(_PLUGIN)) is None or getattr(error, "filename", None) == _OUTPUT:
                 raise
             from codex_kernel.cli.plugin_commands import blaming

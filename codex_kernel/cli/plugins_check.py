@@ -79,11 +79,9 @@ def _how_many(broken: list[Checked], done: list[Checked]) -> str:
 
 
 def _remedy(broken: list[Checked]) -> str | None:
-    from codex_kernel.installers import upgrade_line
-
-    if len(broken) == 1:
-        return broken[0].remedy
-    return upgrade_line(*sorted({one.entry.distribution for one in broken}))
+    """Say how to mend them, where that is one thing."""
+    remedies = {one.remedy for one in broken}
+    return remedies.pop() if len(remedies) == 1 else "codex plugins check NAME tells how to mend each of them"
 
 
 def _print(done: list[Checked]) -> None:

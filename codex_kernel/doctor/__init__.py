@@ -99,8 +99,10 @@ def entry_points(catalog: Catalog) -> Iterator[Finding]:
 
 
 def _remedy(entry: Entry) -> str:
-    from codex_kernel.installers import uninstall_line, upgrade_line
+    from codex_kernel.installers import upgrade_line, way_out
 
+    if entry.reason.startswith("the distribution names it twice"):
+        return way_out(entry.distribution, entry.metadata)
     name = entry.distribution
     return {
         "incompatible": upgrade_line(name, KERNEL),
@@ -108,7 +110,7 @@ def _remedy(entry: Entry) -> str:
         "claimed twice": f"a manifest that uses it says which: type: {entry.full_name}",
         "not allowed": f"name {name} in CODEX_PLUGINS, or unset it",
         "shadowed": f"remove {entry.metadata}, or take its folder off the path",
-    }.get(entry.status, f"{uninstall_line(name)}, or {upgrade_line(name)}")
+    }.get(entry.status, way_out(name, entry.metadata))
 
 
 def _packages(catalog: Catalog) -> Iterator[Finding]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from codex_kernel.testing import _rewrite as _rewrite
 
 if TYPE_CHECKING:
+    from codex_kernel.loading import HEAVY as HEAVY
     from codex_kernel.testing._calls import hooks_of as hooks_of
-    from codex_kernel.testing._imports import HEAVY as HEAVY
     from codex_kernel.testing.adapter import AdapterContract as AdapterContract
     from codex_kernel.testing.chat import ChatTokenizerContract as ChatTokenizerContract
     from codex_kernel.testing.checkpoint_archive import CheckpointArchiveContract as CheckpointArchiveContract
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_calls": "hooks_of",
-    "_imports": "HEAVY",
     "adapter": "AdapterContract",
     "chat": "ChatTokenizerContract",
     "checkpoint_archive": "CheckpointArchiveContract",
@@ -60,7 +59,7 @@ _HOMES = {
     "logger": "LoggerContract",
     "metric": "MetricContract",
     "model": "ModelContract",
-    "plugin": "PluginContract SpawnedContract",
+    "plugin": "HEAVY PluginContract SpawnedContract",
     "plugin_manifest": "PluginManifestContract",
     "runs": "Ran resume_run run_manifest toy_manifest",
     "tokenizer": "TokenizerContract",

@@ -14,30 +14,6 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-HEAVY: Sequence[str] = (
-    "accelerate",
-    "datasets",
-    "gguf",
-    "huggingface_hub",
-    "jax",
-    "mlflow",
-    "numpy",
-    "pandas",
-    "peft",
-    "psutil",
-    "pyarrow",
-    "pynvml",
-    "safetensors",
-    "scipy",
-    "sentencepiece",
-    "sklearn",
-    "tensorflow",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
-"""Libraries whose import takes longer than all that `codex validate` does."""
-
 _PROGRAM = """\
 import contextlib, importlib, importlib.util, io, json, os, random, signal, sys, threading
 

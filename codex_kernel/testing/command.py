@@ -24,8 +24,9 @@ import click
 from click.testing import CliRunner, Result
 
 from codex_kernel.errors import CodexError
+from codex_kernel.loading import HEAVY
 from codex_kernel.testing._calls import check_same
-from codex_kernel.testing._imports import HEAVY, check_help, check_light, check_without_effect
+from codex_kernel.testing._imports import check_help, check_light, check_without_effect
 
 OWN_OPTIONS = {"--debug", "--trace-plugins", "--no-plugins", "--plugin-path"}
 """Options that `codex` reads itself, anywhere on the line."""

@@ -23,13 +23,13 @@ import attrs
 
 from codex_kernel.errors import CodexError, Problem
 from codex_kernel.hooks import Hooks
-from codex_kernel.loading import HOOK_OF_KIND
+from codex_kernel.loading import HEAVY, HOOK_OF_KIND
 from codex_kernel.option_types import Option, bare, options_of
 from codex_kernel.options import Sources
 from codex_kernel.section_schema import section_schema
 from codex_kernel.structure import structure, unstructure
 from codex_kernel.testing._calls import hooks_of, listing
-from codex_kernel.testing._imports import HEAVY, check_light, check_without_effect
+from codex_kernel.testing._imports import check_light, check_without_effect
 from codex_kernel.yaml_reader import Node, read
 from codex_kernel.yaml_writer import write
 
