@@ -132,8 +132,9 @@ def test_what_the_quick_start_needs_is_named_with_the_command_that_installs_it(u
     """`validate` of the quick start exits 7 and says of each missing plugin how to get it, by the installer in use."""
     said = user.environment.run("codex", "validate", ROOT / "examples" / "quickstart.yaml", cwd=user.folder)
     assert (said.code, said.out) == (7, "")
-    assert "unknown tokenizer 'hf-bpe' (uv pip install codex-hf)" in said.err
-    assert "unknown model 'hf-causal-lm' (uv pip install codex-hf)" in said.err
-    assert "unknown trainer 'torch' (uv pip install codex-torch)" in said.err
-    assert "unknown checkpointer 'safetensors' (uv pip install codex-torch)" in said.err
+    line = f"uv pip install --python {user.environment.folder}"
+    assert f"unknown tokenizer 'hf-bpe' ({line} codex-hf)" in said.err
+    assert f"unknown model 'hf-causal-lm' ({line} codex-hf)" in said.err
+    assert f"unknown trainer 'torch' ({line} codex-torch)" in said.err
+    assert f"unknown checkpointer 'safetensors' ({line} codex-torch)" in said.err
     assert "Traceback" not in said.err
