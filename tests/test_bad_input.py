@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from codex_kernel.installers import upgrade_line
 from tests.command import Workplace, toy_workplace
 from tests.toys import TOY_MANIFEST, install
 
@@ -131,7 +132,7 @@ GOOD = f"{HEAD}@frozen\nclass P:\n    @hookimpl\n    def codex_metrics(self, ste
     [
         (
             "raise ValueError('bad day')",
-            "cannot be imported: ValueError: bad day @ broken:P (pip install --upgrade",
+            f"cannot be imported: ValueError: bad day @ broken:P ({upgrade_line('codex-broken')}",
         ),
         ("raise SystemExit('bye')", "it ended the process (SystemExit bye)"),
         ("import os\nos.abort", "AttributeError: module 'broken' has no attribute 'P'"),

@@ -12,6 +12,7 @@ import pytest
 
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.errors import PluginError
+from codex_kernel.installers import upgrade_line
 from codex_kernel.loading import load
 from tests.toys import install
 
@@ -164,7 +165,7 @@ def test_an_import_needs_no_open_descriptors(tmp_path: Path, closed: str) -> Non
             {"url": "https://me:secret@git.example/x", "vcs_info": {"vcs": "git"}},
             "mend the code of https://git.example/x and install it again from there",
         ),
-        (["no note"], "pip install --upgrade codex-mine, or "),
+        (["no note"], f"{upgrade_line('codex-mine')}, or "),
     ],
 )
 def test_what_came_from_no_index_is_mended_where_it_came_from(
