@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from codex_kernel.metadata import normal
+
 Installer = Literal["pip", "uv", "uv tool", "pipx"]
 
 
@@ -36,47 +38,38 @@ def installer(prefix: Path | None = None) -> Installer:
 def install_line(*distributions: str, prefix: Path | None = None) -> str:
     """Return the command that adds distributions, each a name or a requirement, to the environment of codex."""
     prefix = Path(sys.prefix) if prefix is None else prefix
-    names = _quoted(distributions)
     match installer(prefix):
         case "uv tool":
             return _uv_tool(prefix, added=distributions)
         case "pipx":
             return _pipx_inject(prefix, distributions)
-        case "uv":
-            return f"uv pip install{_python(prefix)} {names}"
-        case "pip":
-            return f"pip install {names}"
+        case _:
+            return _pip(prefix, "install", distributions)
 
 
 def upgrade_line(*distributions: str, prefix: Path | None = None) -> str:
     """Return the command that brings distributions to their newest versions."""
     prefix = Path(sys.prefix) if prefix is None else prefix
-    names = _quoted(distributions)
     match installer(prefix):
         case "uv tool":
             return f"uv tool upgrade {_quoted([prefix.name])}"
         case "pipx":
             words = _quoted(_with_sources(prefix, distributions))
             return f"pipx runpip {_quoted([prefix.name])} install --upgrade {words}"
-        case "uv":
-            return f"uv pip install --upgrade{_python(prefix)} {names}"
-        case "pip":
-            return f"pip install --upgrade {names}"
+        case _:
+            return _pip(prefix, "install --upgrade", distributions)
 
 
 def uninstall_line(*distributions: str, prefix: Path | None = None) -> str:
     """Return the command that removes distributions."""
     prefix = Path(sys.prefix) if prefix is None else prefix
-    names = _quoted(distributions)
     match installer(prefix):
         case "uv tool":
             return _uv_tool(prefix, removed=distributions)
         case "pipx":
-            return f"pipx uninject {_quoted([prefix.name])} {names}"
-        case "uv":
-            return f"uv pip uninstall{_python(prefix)} {names}"
-        case "pip":
-            return f"pip uninstall {names}"
+            return f"pipx uninject {_quoted([prefix.name, *distributions])}"
+        case _:
+            return _pip(prefix, "uninstall", distributions)
 
 
 def way_out(distribution: str, metadata: Path) -> str:
@@ -247,6 +240,12 @@ def _injected(prefix: Path) -> dict[str, _Asked]:
 # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _pip(prefix: Path, verb: str, distributions: tuple[str, ...]) -> str:
+    """Return the line of pip, or of uv in place of it."""
+    names = _quoted(distributions)
+    return f"uv pip {verb}{_python(prefix)} {names}" if installer(prefix) == "uv" else f"pip {verb} {names}"
+
+
 def _python(prefix: Path) -> str:
     """Return the flag that uv needs where the environment of codex is not the active one."""
     active = os.environ.get("VIRTUAL_ENV")
@@ -273,4 +272,4 @@ def _is_bare(requirement: str) -> bool:
 def _normal(requirement: str) -> str:
     """Return the normalised name in a requirement."""
     match = re.match(r"[A-Za-z0-9._-]*", requirement)
-    return re.sub(r"[-_.]+", "-", match[0] if match else "").lower()
+    return normal(match[0] if match else "")
