@@ -1,20 +1,23 @@
 """Reading what distributions announce: their plugins, versions and wishes, from the files that installers leave.
 
-One rule: nothing here imports a plugin, and nothing here judges; `catalog` does. Its values are named tuples, since
-attrs would double the time of a listing.
+One rule: nothing here imports a plugin, and nothing here judges; `catalog` does. Its values are named tuples and its
+paths are texts: attrs would double the time of a listing, and pathlib costs as much as the scan.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from codex_kernel.api import Api
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GROUPS = {
     "dataset": "codex.datasets",
@@ -35,15 +38,17 @@ MAX_BYTES = 4 * 2**20
 """More than this of a static manifest is not read."""
 _MAX_RECORD_BYTES = 64 * 2**20
 _KIND_OF = {group: kind for kind, group in GROUPS.items()}
+NONE_ALLOWED = "--no-plugins or CODEX_PLUGINS="
+"""The reason that leaves all plugins out begins so; nobody knows here which of the two it was."""
 _METADATA_NAMES = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}
 
 
 class Entry(NamedTuple):
     """One plugin as its distribution announces it.
 
-    `target` is `module:Class`. `metadata` is the folder of the distribution's metadata, or that of its project where it
-    is not installed (`CODEX_PLUGIN_PATH`). `plugin_api` is the API that it says it was made for, None where it does
-    not say. `status` is `ok`, or one of these, with `reason` in a sentence:
+    `target` is `module:Class`. `folder` is that of the distribution's metadata, or of its project where it is not
+    installed (`CODEX_PLUGIN_PATH`); `metadata` is the same as a path. `plugin_api` is the API that it says it was made
+    for, None where it does not say. `status` is `ok`, or one of these, with `reason` in a sentence:
 
         older           works; made for an API that a later kernel will drop
         claimed twice   another distribution has the same name: `distribution/name` picks one; or its own distribution
@@ -60,7 +65,7 @@ class Entry(NamedTuple):
     distribution: str
     version: str
     kernel_requirement: str
-    metadata: Path
+    folder: str
     distribution_summary: str
     status: str = "ok"
     plugin_api: Api | None = None
@@ -68,6 +73,18 @@ class Entry(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r} ({self.distribution} {self.version})"
+
+    @property
+    def metadata(self) -> Path:
+        """Folder of the distribution's metadata, or of its project."""
+        from pathlib import Path
+
+        return Path(self.folder)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether it has its name for itself: one that is shadowed, left out or stale leaves it to others."""
+        return self.status not in {"shadowed", "not allowed", "stale"}
 
     @property
     def full_name(self) -> str:
@@ -94,12 +111,17 @@ def read(path: Sequence[str]) -> Iterator[Entry]:
                     )
 
 
+def twice(targets: Iterable[str]) -> str:
+    """Say that a distribution names one plugin twice, and what it means by it."""
+    return f"the distribution names it twice: {' and '.join(targets)}"
+
+
 def normal(name: str) -> str:
     """Return a distribution's name as packaging normalises it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _entry_point_files(folder: str) -> Iterator[tuple[Path, str]]:
+def _entry_point_files(folder: str) -> Iterator[tuple[str, str]]:
     """Yield (metadata folder, text of entry_points.txt) of the distributions in a folder that mention codex.
 
     importlib.metadata would read and parse the metadata of every distribution; this costs a tenth of it. Only plain
@@ -112,15 +134,16 @@ def _entry_point_files(folder: str) -> Iterator[tuple[Path, str]]:
     except OSError:  # a path entry that does not exist, or is a file, holds no plugins
         return
     for name in names:
-        location = os.path.join(folder or ".", name)  # noqa: PTH118 - Path objects cost as much as the scan
+        location = os.path.join(folder or ".", name)  # noqa: PTH118 - as all paths here
         try:
-            # A byte that is no text spoils its own line, not the plugins of the others.
-            with open(os.path.join(location, "entry_points.txt"), encoding="utf-8", errors="replace") as file:  # noqa: PTH118, PTH123
-                text = file.read()
+            # Without a buffer and a decoder for each of them: most have no entry points of ours.
+            with io.FileIO(os.path.join(location, "entry_points.txt")) as file:  # noqa: PTH118
+                data = file.read()
         except OSError:  # most distributions have no entry points
             continue
-        if "[codex." in text:
-            yield Path(location), text
+        if b"[codex." in data:
+            # A byte that is no text spoils its own line, not the plugins of the others.
+            yield location, data.decode(errors="replace")
 
 
 def parse_entry_points(text: str) -> list[tuple[str, str, str]]:
@@ -168,15 +191,17 @@ def _wanted(requirement: str) -> str:
     return str(read.specifier) if applies else ""
 
 
-def _read_header(metadata: Path) -> tuple[str, str, str, str]:
+def _read_header(metadata: str) -> tuple[str, str, str, str]:
     """Return name, version, summary and the wanted versions of codex-kernel.
 
     Where the file is lost, name and version are those in the folder's name.
     """
-    name, _, version = metadata.stem.partition("-")
+    stem, suffix = os.path.splitext(os.path.basename(metadata))  # noqa: PTH119, PTH122
+    name, _, version = stem.partition("-")
     summary, requirements = "", []
     try:
-        text = (metadata / _METADATA_NAMES[metadata.suffix]).read_text(encoding="utf-8", errors="replace")
+        with open(f"{metadata}/{_METADATA_NAMES[suffix]}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            text = file.read()
     except OSError:
         text = ""
     for line in text.splitlines():
@@ -198,14 +223,14 @@ _STATIC = re.compile(rf"(^|[/\\.]){re.escape(FILE_NAME)}$")
 _MADE_FOR = re.compile(rb'"plugin_api"\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]')
 
 
-def _made_for(metadata: Path) -> Api | None:
+def _made_for(metadata: str) -> Api | None:
     """Return the API in the distribution's codex-plugin.json; None where it has none that can be believed.
 
     One number of it: reading all of that file as JSON would cost a listing more than all the rest.
     """
     try:
         listed = static_file_of(metadata)
-        found = listed and _MADE_FOR.search(bytes_of(metadata.parent, listed))
+        found = listed and _MADE_FOR.search(bytes_of(os.path.dirname(metadata), listed))  # noqa: PTH120
     except UnfitError:
         return None
     return (int(found[1]), int(found[2])) if found else None
@@ -229,7 +254,7 @@ class Recorded(NamedTuple):
     size: str = ""
 
 
-def record_of(metadata: Path) -> tuple[Recorded, ...] | None:
+def record_of(metadata: str | Path) -> tuple[Recorded, ...] | None:
     """Return the files in a distribution's RECORD; None where it has none, or none that can be read.
 
     metadata: its folder. Whatever the file holds, nothing is raised.
@@ -238,7 +263,7 @@ def record_of(metadata: Path) -> tuple[Recorded, ...] | None:
     return None if text is None else _rows(text)
 
 
-def static_file_of(metadata: Path) -> Recorded | None:
+def static_file_of(metadata: str | Path) -> Recorded | None:
     """Return where a distribution's record places its codex-plugin.json; None where it does not have one.
 
     Raises UnfitError where it has several.
@@ -252,7 +277,7 @@ def static_file_of(metadata: Path) -> Recorded | None:
     return listed[0] if listed else None
 
 
-def bytes_of(folder: Path, recorded: Recorded, most: int = MAX_BYTES) -> bytes:
+def bytes_of(folder: str | Path, recorded: Recorded, most: int = MAX_BYTES) -> bytes:
     """Return the content of a recorded file; raise UnfitError unless it is the one that was installed.
 
     folder: where the distribution is installed. most: more bytes than this are not read.
@@ -266,7 +291,7 @@ def bytes_of(folder: Path, recorded: Recorded, most: int = MAX_BYTES) -> bytes:
     return data
 
 
-def _record(metadata: Path) -> str | None:
+def _record(metadata: str | Path) -> str | None:
     try:
         return _content(os.path.join(metadata, "RECORD"), _MAX_RECORD_BYTES).decode(errors="replace")  # noqa: PTH118
     except UnfitError:
@@ -275,8 +300,11 @@ def _record(metadata: Path) -> str | None:
 
 def _rows(text: str) -> tuple[Recorded, ...] | None:
     """Return the lines of a RECORD, which is CSV: a name may be quoted, and hold a comma."""
+    if (
+        '"' not in text and "\r" not in text
+    ):  # as most are: importing csv would cost a listing more than the scan
+        return tuple(Recorded(*line.split(",")[:3]) for line in text.split("\n") if line)
     import csv
-    import io
 
     try:
         return tuple(Recorded(*row[:3]) for row in csv.reader(io.StringIO(text, newline="")) if row)
@@ -341,9 +369,9 @@ def source_file(module: str, path: Sequence[str]) -> str | None:
     return None
 
 
-def is_there(module: str, beside: Path, path: Sequence[str]) -> bool:
+def is_there(module: str, beside: str, path: Sequence[str]) -> bool:
     """Say whether a module could be imported, without importing it or a package around it."""
-    if module in sys.modules or source_file(module, [str(beside)]):
+    if module in sys.modules or source_file(module, [beside]):
         return True
     name, places = "", list(path)
     for part in module.split("."):
@@ -359,6 +387,9 @@ def is_there(module: str, beside: Path, path: Sequence[str]) -> bool:
     return True
 
 
+_DOCUMENTED = re.compile(r'^class (\w+)\b.*?:\n\s+"""(.+?)(?:"""|\n)', re.MULTILINE)
+
+
 def _docstring(entry: Entry) -> str:
     """Return the first docstring line of the entry's class by reading its source text, or "" where that fails.
 
@@ -370,5 +401,5 @@ def _docstring(entry: Entry) -> str:
         return ""
     with open(file, encoding="utf-8", errors="replace") as source:  # noqa: PTH123
         text = source.read()
-    match = re.search(rf'^class {re.escape(name)}\b.*?:\n\s+"""(.+?)(?:"""|\n)', text, re.MULTILINE)
-    return match.group(1).strip() if match else ""
+    # One pattern for all classes: to compile one for each would cost more than to read their files.
+    return next((match[2].strip() for match in _DOCUMENTED.finditer(text) if match[1] == name), "")

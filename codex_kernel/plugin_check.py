@@ -137,7 +137,7 @@ class _Child:
         folder = tempfile.TemporaryDirectory(prefix="codex-check-")
         request = {
             "path": [os.path.abspath(part) for part in sys.path],  # noqa: PTH100 - a part that is empty means here
-            "entry": {**entry._asdict(), "metadata": str(entry.metadata)},
+            "entry": entry._asdict(),
             "report": os.path.join(folder.name, "report"),  # noqa: PTH118
         }
         with (Path(folder.name) / "stderr").open("wb") as stderr:

@@ -16,18 +16,16 @@ from codex_kernel.errors import InputError
 from codex_kernel.metadata import Entry
 from codex_kernel.plugin_project import entries_of, table_of
 
-VARIABLE = "CODEX_PLUGIN_PATH"
-
 
 def folders() -> list[Path]:
     """Return the folders that the variable names; raise InputError for one that is not there."""
     found = []
-    for text in os.environ.get(VARIABLE, "").split(os.pathsep):
+    for text in os.environ.get("CODEX_PLUGIN_PATH", "").split(os.pathsep):
         if text:
             folder = Path(text).absolute()
             if not folder.is_dir():
                 raise InputError(
-                    f"{VARIABLE}: there is no folder {folder}",
+                    f"CODEX_PLUGIN_PATH: there is no folder {folder}",
                     remedy="name a folder with a pyproject.toml, or one filled by pip install --target",
                 )
             found.append(folder)
@@ -63,7 +61,7 @@ def _first_site() -> int:
 
 def _read_project(folder: Path) -> list[Entry]:
     """Return the plugins that a project's pyproject.toml declares; raise InputError where it cannot be read."""
-    table = table_of(folder, remedy=f"mend it, or unset {VARIABLE}")
+    table = table_of(folder, remedy="mend it, or unset CODEX_PLUGIN_PATH")
     return entries_of(folder, {**table, "version": table.get("version") or _dynamic_version(folder)})
 
 

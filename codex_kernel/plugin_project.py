@@ -83,7 +83,7 @@ def entries_of(folder: Path, table: Mapping[str, Any]) -> list[Entry]:
             table["name"],
             version,
             requirement,
-            folder,
+            str(folder),
             summary,
         )
         for kind, group in GROUPS.items()
@@ -138,7 +138,7 @@ def from_json(values: Mapping[str, Any]) -> Project:
     """Return the project that `as_json` wrote."""
     folder = Path(values["folder"])
     entries = [
-        Entry(kind, name, target, values["name"], version, "", folder, "")
+        Entry(kind, name, target, values["name"], version, "", str(folder), "")
         for kind, name, target, version in values["entries"]
     ]
     return Project(folder, values["name"], tuple(entries), tuple(map(Path, values["roots"])))

@@ -32,7 +32,7 @@ _FILE_BYTES = 2**28  # a plugin that prints for ever must not fill the disk
 def main(request: Mapping[str, Any]) -> NoReturn:
     """Judge the plugin of a request, write the report, and end the process before anything of the plugin's can."""
     _limit()
-    entry = Entry(**{**request["entry"], "metadata": Path(request["entry"]["metadata"])})
+    entry = Entry(**request["entry"])
     with Path(request["report"]).open("a", encoding="utf-8") as report:
         try:
             verdict = judge(entry, report)

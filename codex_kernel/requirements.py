@@ -108,7 +108,7 @@ def _fault(name: str, versions: SpecifierSet, text: str, catalog: Catalog) -> tu
 
 def _way_to(name: str, text: str, catalog: Catalog) -> str:
     """Say how to get a distribution: a name that the index of codex does not have is never looked up elsewhere."""
-    from codex_kernel.catalog import known_plugins
+    from codex_kernel.known import known_plugins
 
     known = {row.distribution for rows in known_plugins().values() for row in rows.values()}
     if normal(name) in {KERNEL, *known}:

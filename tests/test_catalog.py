@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_kernel.catalog import GROUPS, Catalog, known_plugins
+from codex_kernel.catalog import GROUPS, Catalog
 from codex_kernel.errors import InputError, PluginError
+from codex_kernel.known import known_plugins
 from codex_kernel.plugin_project import read_project
 from tests.toys import install
 

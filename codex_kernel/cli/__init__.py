@@ -153,7 +153,7 @@ def _plugins_have_commands() -> bool:
         with suppress(OSError):  # no folder
             for name in os.listdir(folder or "."):  # noqa: PTH208 - help does not import pathlib
                 if name.endswith((".dist-info", ".egg-info")):
-                    with suppress(OSError), open(f"{folder or '.'}/{name}/entry_points.txt", "rb") as file:  # noqa: PTH123
+                    with suppress(OSError), io.FileIO(f"{folder or '.'}/{name}/entry_points.txt") as file:
                         if b"[codex.commands]" in file.read():
                             return True
     return False

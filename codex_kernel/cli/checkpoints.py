@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codex_kernel.cli.terminal import (
-    agreed,
-    cache_folder,
-    json_option,
-    print_json,
-    print_table,
-    runs_option,
-    size,
-    unicode,
-)
+from codex_kernel.cli.places import cache_folder, runs_option
+from codex_kernel.cli.terminal import agreed, json_option, print_json, print_table, size, unicode
 
 if TYPE_CHECKING:
     from codex_kernel.archive import Opened, Pruning, Standing

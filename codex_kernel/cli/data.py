@@ -17,17 +17,9 @@ from codex_kernel.cli.manifests import (
     skip_bad_option,
     with_skip_bad,
 )
+from codex_kernel.cli.places import cache_folder, runs_option
 from codex_kernel.cli.progress import ProgressReporter
-from codex_kernel.cli.terminal import (
-    cache_folder,
-    counted,
-    json_option,
-    print_json,
-    print_table,
-    runs_option,
-    size,
-    unicode,
-)
+from codex_kernel.cli.terminal import counted, json_option, print_json, print_table, size, unicode
 
 if TYPE_CHECKING:
     from codex_kernel.data.check import Checked, Lengths

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from codex_kernel.cli.terminal import (
-    agreed,
-    cache_folder,
-    json_option,
-    print_json,
-    print_table,
-    size,
-    unicode,
-)
+from codex_kernel.cli.places import cache_folder
+from codex_kernel.cli.terminal import agreed, json_option, print_json, print_table, size, unicode
 
 if TYPE_CHECKING:
     from codex_kernel.data.cached import Kept

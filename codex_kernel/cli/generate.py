@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from codex_kernel.cli.manifests import make_plan
-from codex_kernel.cli.terminal import cache_folder, json_option, print_json, read_prompt, runs_option
+from codex_kernel.cli.places import cache_folder, runs_option
+from codex_kernel.cli.terminal import json_option, print_json, read_prompt
 
 
 @click.command(

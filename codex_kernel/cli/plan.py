@@ -13,7 +13,8 @@ import click
 from attrs import asdict
 
 from codex_kernel.cli.manifests import make_plan, manifest_arguments, skip_bad_option, with_skip_bad
-from codex_kernel.cli.terminal import cache_folder, counted, duration, json_option, print_json, size, unicode
+from codex_kernel.cli.places import cache_folder
+from codex_kernel.cli.terminal import counted, duration, json_option, print_json, size, unicode
 from codex_kernel.errors import CodexError
 
 if TYPE_CHECKING:

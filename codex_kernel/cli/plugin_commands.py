@@ -92,8 +92,8 @@ def suggestion(called: str, built_in: Collection[str]) -> str:
     """Say which command may have been meant, or how to get it; "" where nothing is known."""
     import difflib
 
-    from codex_kernel.catalog import known_plugins
     from codex_kernel.installers import install_line
+    from codex_kernel.known import known_plugins
 
     index = known_plugins().get(KIND, {})
     if home := index.get(called):

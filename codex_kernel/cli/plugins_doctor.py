@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from attrs import asdict
 
-from codex_kernel.cli.terminal import (
-    cache_folder,
-    counted,
-    json_option,
-    print_behind,
-    print_json,
-    runs_option,
-    unicode,
-)
+from codex_kernel.cli.places import cache_folder, runs_option
+from codex_kernel.cli.terminal import counted, json_option, print_behind, print_json, unicode
 from codex_kernel.errors import CodexError
 
 if TYPE_CHECKING:

@@ -56,8 +56,8 @@ def _parts(word: str) -> tuple[str, str, str]:
 
 def _remedy(catalog: Catalog, word: str) -> str:
     """Say how to get a plugin of that name, or which one may be meant."""
-    from codex_kernel.catalog import known_plugins
     from codex_kernel.installers import install_line
+    from codex_kernel.known import known_plugins
     from codex_kernel.option_types import did_you_mean
 
     _, kind, name = _parts(word)

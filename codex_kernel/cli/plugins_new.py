@@ -88,7 +88,8 @@ def _check_free(kind: str, name: str, package: str) -> None:
     """Raise InputError where another distribution has the name, or the package that the project would have."""
     from importlib.util import find_spec
 
-    from codex_kernel.catalog import Catalog, known_plugins
+    from codex_kernel.catalog import Catalog
+    from codex_kernel.known import known_plugins
 
     remedy = "choose another name: a name of a kind belongs to one distribution"
     for entry in Catalog.scan().entries:
@@ -201,7 +202,8 @@ def _pytest() -> str:
 
 def _missing(manifest: Path) -> list[str]:
     """Return the distributions that a manifest's plugins are of and that are not installed."""
-    from codex_kernel.catalog import Catalog, known_plugins
+    from codex_kernel.catalog import Catalog
+    from codex_kernel.known import known_plugins
     from codex_kernel.manifest import load
 
     catalog, known = Catalog.scan(), known_plugins()

@@ -53,8 +53,9 @@ def search(word: str, as_json: bool) -> None:  # noqa: FBT001 - click passes by 
 
 def _known(catalog: Catalog) -> list[Match]:
     """Return what is installed and can be used, and what the index knows besides."""
-    from codex_kernel.catalog import GROUPS, known_plugins
+    from codex_kernel.catalog import GROUPS
     from codex_kernel.installers import install_line
+    from codex_kernel.known import known_plugins
     from codex_kernel.metadata import normal
 
     found = {

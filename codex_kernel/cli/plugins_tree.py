@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 from attrs import frozen
 
-from codex_kernel.cli.terminal import json_option, print_behind, print_json, runs_option, unicode
+from codex_kernel.cli.places import runs_option
+from codex_kernel.cli.terminal import json_option, print_behind, print_json, unicode
 from codex_kernel.errors import PluginError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from codex_kernel.cli.manifests import make_plan, override_options
-from codex_kernel.cli.terminal import cache_folder, runs_option
+from codex_kernel.cli.places import cache_folder, runs_option
 
 if TYPE_CHECKING:
     from codex_kernel.plan import Plan

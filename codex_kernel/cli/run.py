@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from codex_kernel.cli.manifests import make_plan, manifest_arguments, skip_bad_option, with_skip_bad
+from codex_kernel.cli.places import cache_folder, runs_option
 from codex_kernel.cli.resume import allow_change_option, go_on
-from codex_kernel.cli.terminal import cache_folder, runs_option, unicode
+from codex_kernel.cli.terminal import unicode
 
 if TYPE_CHECKING:
     from codex_kernel.plan import Plan

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codex_kernel.cli.terminal import duration, json_option, print_json, print_table, runs_option
+from codex_kernel.cli.places import runs_option
+from codex_kernel.cli.terminal import duration, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from codex_kernel.runfolder import RunFolder

@@ -1,4 +1,4 @@
-"""What commands share at the terminal: tables, JSON and places.
+"""What commands share at the terminal: tables and JSON.
 
 One rule: standard output is data, standard error is talk.
 """
@@ -7,36 +7,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 import click
 
 from codex_kernel.errors import InputError
 
-runs_option = click.option(
-    "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder that holds runs.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 
 
 _PIPE_COLUMNS = 200
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again: encoded data, fetched and converted models."""
-    if chosen := os.environ.get("CODEX_CACHE"):
-        return Path(chosen).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "codex"
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -70,7 +53,11 @@ def print_behind(lead: str, text: str, under: str = "") -> None:
 
 def terminal_columns() -> int | None:
     """Return the columns of the terminal that standard output is; None where it is none."""
-    return get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size  # it brings every compression of the standard library along
+
+    return get_terminal_size().columns
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from codex_kernel.cli.manifests import make_plan, override_options
-from codex_kernel.cli.terminal import cache_folder, json_option, runs_option
+from codex_kernel.cli.places import cache_folder, runs_option
+from codex_kernel.cli.terminal import json_option
 
 if TYPE_CHECKING:
     from codex_kernel.cli.progress import ProgressReporter

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from codex_kernel.cli.manifests import make_plan, manifest_arguments
-from codex_kernel.cli.terminal import cache_folder, json_option, print_json
+from codex_kernel.cli.places import cache_folder
+from codex_kernel.cli.terminal import json_option, print_json
 
 if TYPE_CHECKING:
     from codex_kernel.catalog import Entry

@@ -18,7 +18,7 @@ from token_builders import make_data
 
 from codex_hf.pretrained_tokenizer import HFTokenizer
 from codex_kernel import IGNORE_INDEX, Document, Message, yaml_reader
-from codex_kernel.cli.terminal import cache_folder
+from codex_kernel.cli.places import cache_folder
 from codex_kernel.testing import make_run
 from codex_kernel.testing.chat import conversation
 from tests.command import Workplace

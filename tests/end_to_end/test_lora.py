@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from codex_kernel import yaml_reader
-from codex_kernel.cli.terminal import cache_folder
+from codex_kernel.cli.places import cache_folder
 from tests.command import Workplace
 from tests.end_to_end.examples import EXAMPLES, losses, newest_checkpoint, sets
 
