@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import attrs
 from attrs import frozen
 
 from codex_kernel.catalog import Catalog
-from codex_kernel.durable import storage_errors, sync_folder, write_json
+from codex_kernel.durable import beside, storage_errors, sync_folder, write_json
 from codex_kernel.errors import InputError, ManifestError, NoCheckpointError, PluginError, Problem
 from codex_kernel.foretell import NeverStop
 from codex_kernel.hooks import Hooks
@@ -279,7 +278,7 @@ def export(checkpoints: Opened, checkpoint: Checkpoint, target: Path) -> dict[st
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not by the target's name: that may be as long as names can be.
-        temporary = target.with_name(f".tmp-export-{secrets.token_hex(4)}")
+        temporary = beside(target.with_name("export"))
         temporary.mkdir()
     try:
         checkpoints.archive.export(checkpoint, temporary)

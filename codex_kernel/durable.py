@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,9 +49,15 @@ def make_folder(path: Path, *, exist_ok: bool) -> None:
         sync_folder(each.parent)
 
 
+def beside(path: Path) -> Path:
+    """Return a place beside another that nobody else takes: what is made there is renamed when it is whole."""
+    # Not by the module secrets, which costs a start more than all else here.
+    return path.with_name(f".tmp-{path.name}-{os.urandom(4).hex()}")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Put the file in place whole or not at all; raise StorageError where it cannot be written."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    temporary = beside(path)
     with storage_errors(path, needed=len(data)):
         try:
             with temporary.open("wb") as file:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -78,10 +77,8 @@ class NdjsonFile:
             _check_whole(self.path, data, size)
             tail = data[size:]
             if tail:
-                beside = self.path.with_name(
-                    f"{self.path.stem}.tail-{secrets.token_hex(4)}{self.path.suffix}"
-                )
-                write_whole(beside, tail)  # on disk before the cut, so that no record is ever in neither file
+                kept = self.path.with_name(f"{self.path.stem}.tail-{os.urandom(4).hex()}{self.path.suffix}")
+                write_whole(kept, tail)  # on disk before the cut, so that no record is ever in neither file
                 os.ftruncate(self._file.fileno(), size)
                 os.fsync(self._file.fileno())
             return len(tail)

@@ -27,9 +27,8 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import re
-import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,7 +154,7 @@ class RunFolder:
                 raise _locked(self.path, file)
             holder = {
                 "pid": os.getpid(),
-                "host": socket.gethostname(),
+                "host": platform.node(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
             # A courtesy to who comes next: a full disk must not keep away who wants to make room.
@@ -254,7 +253,7 @@ def _new_id(before: Path) -> str:
     if known and (newest := max(known)[: len(stamp)]) >= stamp:
         with contextlib.suppress(ValueError):  # made by hand: no time is written like that
             stamp = time.strftime(_STAMP, time.gmtime(calendar.timegm(time.strptime(newest, _STAMP)) + 1))
-    return f"{stamp}-{secrets.token_hex(2)}"
+    return f"{stamp}-{os.urandom(2).hex()}"
 
 
 def check_still_there(folder: RunFolder) -> None:

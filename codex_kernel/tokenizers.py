@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from codex_kernel.build import (
 )
 from codex_kernel.catalog import Catalog
 from codex_kernel.data.activity import Activity
-from codex_kernel.durable import json_bytes, read_json, storage_errors, sync_folder, sync_tree
+from codex_kernel.durable import beside, json_bytes, read_json, storage_errors, sync_folder, sync_tree
 from codex_kernel.errors import CodexError, InputError, ManifestError, Problem
 from codex_kernel.foretell import NeverStop
 from codex_kernel.hooks import Hooks
@@ -328,7 +327,7 @@ def _corpus_facts(texts: CorpusText, report: Reporter) -> dict[str, Any]:
 
 def write_trained(tokenizer: SavedTokenizer, record: Mapping[str, Any], output: Path) -> None:
     """Write a tokenizer and its record into a new folder, whole or not at all."""
-    temporary = output.with_name(f".tmp-{output.name}-{secrets.token_hex(4)}")
+    temporary = beside(output)
     with storage_errors(output):
         try:
             temporary.mkdir(parents=True)

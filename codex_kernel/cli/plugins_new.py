@@ -6,7 +6,6 @@ One rule: the project is there whole or not at all, and it is named like nothing
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -128,9 +127,9 @@ def _check_folder(folder: Path) -> None:
 
 def _write(project: Project, folder: Path) -> int:
     """Write the project beside its place and move it there; return how many files it has."""
-    from codex_kernel.durable import storage_errors
+    from codex_kernel.durable import beside, storage_errors
 
-    temporary = folder.with_name(f".tmp-{folder.name}-{secrets.token_hex(4)}")
+    temporary = beside(folder)
     with storage_errors(folder):
         try:
             temporary.mkdir(parents=True)

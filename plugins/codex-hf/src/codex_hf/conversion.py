@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ def sha256_of(file: Path) -> str:
 
 def folder_name(sha256: str) -> str:
     """Return the name of a converted folder: another transformers may convert the same file differently."""
+    from importlib.metadata import version  # what else is here is imported before every run
+
     return f"{sha256}-transformers-{version('transformers')}"
 
 
