@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_kernel._version import __version__
+from codex_kernel.errors import InputError
 
 KEPT_VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "HF_HUB_OFFLINE", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
@@ -39,6 +40,19 @@ def describe(command: Sequence[str], seed: int, base: Path) -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
         "packages": packages(),
     }
+
+
+def check_alone() -> None:
+    """Raise InputError where a launcher has started this process as one of several.
+
+    Each of them would train the whole run by itself, as if the others were not there.
+    """
+    size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "?")
+    if size.strip() not in {"", "1"}:
+        raise InputError(
+            f"codex trains a run in one process, this is process {rank} of {size} (RANK, WORLD_SIZE)",
+            remedy="start codex without torchrun, or unset WORLD_SIZE if it was left behind",
+        )
 
 
 def hardware() -> dict[str, Any]:

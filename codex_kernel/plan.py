@@ -15,6 +15,7 @@ from attrs import field, frozen
 from codex_kernel import plugin_lock, static_manifest
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.data.options import DataOptions
+from codex_kernel.environment import check_alone
 from codex_kernel.errors import CodexError, InputError, ManifestError, PluginError, Problem, in_words
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import EvaluateOptions
@@ -214,8 +215,11 @@ def _sources(
 def preflight(plan: Plan, base: Path, cache: Path, settled: Collection[str] = ()) -> Hooks:
     """Return the plan's hooks, its plugins asked what would go wrong later; raise ManifestError with all of it.
 
+    Raises InputError in one of several processes of a launcher.
+
     settled: kinds of plugins whose work is done already, so that nothing of theirs can go wrong.
     """
+    check_alone()
     hooks = plan.hooks()
     sections = {id(chosen.plugin): chosen.section for chosen in plan.everyone()}
     problems = [

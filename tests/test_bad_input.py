@@ -32,6 +32,21 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return toy_workplace(tmp_path_factory.mktemp("bad"))
 
 
+def test_one_of_several_processes_of_a_launcher_is_refused_before_anything_is_made(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would train the whole run by itself, as if the others were not there; one alone is no fault."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    workplace.write("manifest.yaml", TOY_MANIFEST)
+    said = workplace.codex("run", "manifest.yaml")
+    assert said.code == 2, said.err
+    assert "error: codex trains a run in one process, this is process 1 of 2" in said.err
+    assert not (workplace.folder / "runs").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert workplace.codex("validate", "manifest.yaml", "--preflight").code == 0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
