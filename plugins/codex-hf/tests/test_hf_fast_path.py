@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from codex_hf import fast_path
-from codex_hf.byte_level import PIECES
+from codex_hf.byte_level import PIECES, pieces_up_to
 from codex_hf.fast_path import FastPath, thread_count
 from codex_hf.same_ids import GPT2_PIECES, Characters, Core, UnfitError, check_pattern, proven_core
 from codex_kernel import InputError
@@ -181,6 +181,20 @@ def test_line_breaks_need_no_way_back(text):
         for pattern in (PIECES, PIECES.replace("++", "+"))
     ]
     assert cuts[0] == cuts[1]
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.text("ab \t\r\n=1é", max_size=60))
+def test_pieces_of_bounded_length_are_the_usual_ones_where_those_are_short(text):
+    """Whatever is repeated ends after 8 characters; what is shorter is cut as ever, and nothing is lost."""
+    usual, bounded = (
+        pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated").pre_tokenize_str(text)
+        for pattern in (PIECES, pieces_up_to(8))
+    )
+    assert "".join(piece for piece, _ in bounded) == text
+    assert all(len(piece) <= 16 for piece, _ in bounded)  # line breaks, and blanks behind them
+    if all(len(piece) <= 8 for piece, _ in usual):
+        assert bounded == usual
 
 
 def test_a_long_line_takes_the_core(small_sample):

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from codex_hf.byte_level import byte_level
+from codex_hf.byte_level import byte_level, pieces_up_to
 from codex_hf.trained import TrainedOptions, learn
 from codex_kernel import RunContext, option
 
 if TYPE_CHECKING:
     import tokenizers
 
-_LONGEST_TRAINED_BYTES = (
-    1024  # the trainer's time grows with the square of a piece: a megabyte would take minutes
-)
+# The trainer's time grows with the square of a piece: one of a megabyte would take minutes.
+_TRAINED_PIECES = pieces_up_to(1024)
 
 
 @frozen(kw_only=True)
@@ -39,7 +38,7 @@ class HFBPETokenizer(TrainedOptions):
         """Train with the library's trainer; the special tokens come first."""
         from tokenizers import models, pre_tokenizers, trainers
 
-        backend = byte_level(models.BPE(), longest_piece_bytes=_LONGEST_TRAINED_BYTES)
+        backend = byte_level(models.BPE(), pieces=_TRAINED_PIECES)
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_size,
             min_frequency=self.min_frequency,

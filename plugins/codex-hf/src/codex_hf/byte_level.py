@@ -10,16 +10,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tokenizers
 
-# Words take the character before them (a space, an opening bracket); a line break takes the indentation that follows,
-# but for the space before the word: code gets one token for "new line, same depth". Line breaks are taken without a
-# way back (++), which the engines could not go over millions of them.
-PIECES = (
-    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
-    r"|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+"
-    r"|[\r\n]++[ \t]*(?= )|[\r\n]++[ \t]*"
-    r"|\s+(?!\S)|\s+"
-)
+
+def _pieces(some: str = "+", maybe: str = "*", breaks: str = "++") -> str:
+    """Return the expression that finds pieces; what they repeat is told how often it may.
+
+    Words take the character before them (a space, an opening bracket); a line break takes the indentation that follows,
+    but for the space before the word: code gets one token for "new line, same depth". Line breaks are taken without a
+    way back (++), which the engines could not go over millions of them.
+    """
+    return (
+        rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]{some}"
+        r"|\p{N}{1,3}"
+        rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]{some}"
+        rf"|[\r\n]{breaks}[ \t]{maybe}(?= )|[\r\n]{breaks}[ \t]{maybe}"
+        rf"|\s{some}(?!\S)|\s{some}"
+    )
+
+
+PIECES = _pieces()
+
+
+def pieces_up_to(characters: int) -> str:
+    """Return PIECES, but that a repetition in them ends after so many characters: a longer piece becomes several."""
+    some = f"{{1,{characters}}}"
+    return _pieces(some, f"{{0,{characters}}}", some)
 
 
 def _alphabet() -> dict[str, int]:
@@ -33,17 +47,20 @@ BYTE_OF = _alphabet()
 """The alphabet of GPT-2, which the tokenizers library calls ByteLevel: character → byte."""
 
 
-def byte_level(model: Any, *, longest_piece_bytes: int | None = None) -> tokenizers.Tokenizer:
-    """Return a tokenizer around `model` that cuts text into PIECES and writes their bytes in the alphabet.
+def byte_level(
+    model: Any, *, pieces: str = PIECES, longest_piece_bytes: int | None = None
+) -> tokenizers.Tokenizer:
+    """Return a tokenizer around `model` that cuts text into pieces and writes their bytes in the alphabet.
 
-    longest_piece_bytes: cut longer pieces into parts of so many bytes; None: leave them whole.
+    longest_piece_bytes: cut longer pieces into parts of so many bytes, which takes as long as finding the pieces; None:
+    leave them whole.
     """
     import tokenizers
     from tokenizers import decoders, pre_tokenizers
 
     backend = tokenizers.Tokenizer(model)
     steps = [
-        pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated"),
+        pre_tokenizers.Split(tokenizers.Regex(pieces), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
     if longest_piece_bytes is not None:
