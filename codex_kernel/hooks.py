@@ -6,7 +6,6 @@ so. pluggy's own calls are untyped, stop at the first exception, and do not say 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import itemgetter
@@ -17,7 +16,7 @@ from typing import Any
 import pluggy
 from attrs import define, field, frozen
 
-from codex_kernel import hookspecs, tracing
+from codex_kernel import hook_check, hookspecs, tracing
 from codex_kernel.errors import CodexError, InputError, PluginError, in_words
 from codex_kernel.interfaces import (
     BadRecord,
@@ -91,7 +90,7 @@ class Hooks:
         A plugin registered later is asked first, and wraps those before it.
         """
         try:
-            _check_signatures(plugin, label)
+            hook_check.check(plugin, label)
             # pluggy would refuse it too, in words that nobody understands.
             # Not get_plugins(): it hashes, and a frozen plugin with a list or mapping among its options has no hash.
             if any(plugin == other for _, other in self._pm.list_name_plugin()):
@@ -108,7 +107,7 @@ class Hooks:
             reason = str(error).strip().splitlines()[-1] if said else in_words(error)
             raise PluginError(
                 f"{label} does not fit the hooks of this kernel: {reason}",
-                remedy="see docs/reference/hooks.md",
+                remedy=hook_check.ALL_HOOKS,
             ) from error
         self._labels[id(plugin)] = label
         self._bound.clear()
@@ -319,7 +318,7 @@ class Hooks:
 
     def _bind(self, hook: str) -> tuple[_Observer, ...]:
         """Return the observers of a hook, ready to be called: pluggy's way there costs more than most of them."""
-        names = _parameters(hook)
+        names = hook_check.parameters(hook)
         self._bound[hook] = tuple(
             (impl.function, _picker([names.index(name) for name in _taken(impl)]), impl.plugin)
             for impl in reversed(getattr(self._pm.hook, hook).get_hookimpls())
@@ -367,33 +366,3 @@ def _metric_answer(answer: Any) -> dict[str, float]:
 def _collected_answer(answer: Any) -> dict[str, float] | None:
     """Read the metrics of the machine that an observer gives."""
     return None if answer is None else as_numbers(answer, taken=RESERVED)
-
-
-def _check_signatures(plugin: object, label: str) -> None:
-    """Raise PluginError for implementations that pluggy accepts and then never calls as their author meant."""
-    for name, function in inspect.getmembers(type(plugin), inspect.isfunction):
-        if not hasattr(function, "codex_impl"):
-            continue
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise PluginError(
-                f"{label}: {name} is async, hooks are plain functions", remedy="write def, not async def"
-            )
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                raise PluginError(
-                    f"{label}: {name} takes {parameter.name!r} by keyword only, hooks pass by position",
-                    remedy="remove the * from its parameters",
-                )
-            if parameter.default is not parameter.empty and parameter.name not in _parameters(name):
-                raise PluginError(
-                    f"{label}: {name} takes {parameter.name!r}, which the hook does not have",
-                    remedy=f"the hook has {', '.join(_parameters(name))}",
-                )
-
-
-def _parameters(hook: str) -> list[str]:
-    """Return the parameters that a hook's specification has."""
-    for specs in hookspecs.SPECS:
-        if spec := getattr(specs, hook, None):
-            return [name for name in inspect.signature(spec).parameters if name != "self"]
-    return []

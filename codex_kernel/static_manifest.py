@@ -119,9 +119,11 @@ def imported(entry: Entry) -> PluginDescription:
 
 def _hooks(cls: type) -> Iterator[str]:
     """Yield the hooks of a class, but those that it has for other kernels, which say so: `optionalhook`."""
+    from codex_kernel.hook_check import known_hooks
+
     for name in dir(cls):
         said = getattr(getattr(cls, name, None), "codex_impl", None)
-        if said is not None and not (_is_optional(said) and name not in _known_hooks()):
+        if said is not None and not (_is_optional(said) and name not in known_hooks()):
             yield name
 
 
@@ -129,23 +131,14 @@ def _is_optional(said: object) -> bool:
     return isinstance(said, dict) and bool(said.get("optionalhook"))
 
 
-def _known_hooks() -> list[str]:
-    from codex_kernel.hookspecs import SPECS
-
-    return [name for specs in SPECS for name in vars(specs) if name.startswith("codex_")]
-
-
 def check_hooks(entry: Entry) -> None:
     """Raise PluginError where a plugin's file names a hook that this kernel does not have, as registration would."""
-    from codex_kernel.option_types import did_you_mean
+    from codex_kernel import hook_check
 
-    described, known = read(entry), _known_hooks()
+    described, known = read(entry), hook_check.known_hooks()
     for name in described.hooks if described else ():
         if name not in known:
-            raise PluginError(
-                f"{entry} does not fit the hooks of this kernel: unknown hook {name!r} in its {FILE_NAME}",
-                remedy=did_you_mean(name, known) or "see docs/reference/hooks.md",
-            )
+            raise hook_check.unknown(str(entry), name, f" in its {FILE_NAME}")
 
 
 def _imported_command(entry: Entry) -> PluginDescription:

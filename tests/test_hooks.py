@@ -198,6 +198,24 @@ class Misspelt:
 
 
 @frozen
+class Invented:
+    @hookimpl
+    def codex_zzz(self) -> None: ...
+
+
+@frozen
+class ForLater:
+    @hookimpl(optionalhook=True)
+    def codex_zzz(self, what: int) -> None: ...
+
+
+@frozen
+class Keywords:
+    @hookimpl
+    def codex_metrics(self, **given: object) -> None: ...
+
+
+@frozen
 class Defaulted:
     @hookimpl
     def codex_metrics(self, step: int, los: float = 0.0) -> None: ...
@@ -222,20 +240,32 @@ class Unknown:
 
 
 @pytest.mark.parametrize(
-    ("plugin", "message"),
+    ("plugin", "message", "remedy"),
     [
-        (Misspelt(), "codex_metric_s"),
-        (Defaulted(), "takes 'los', which the hook does not have"),
-        (KeywordOnly(), "takes 'step' by keyword only"),
-        (Async(), "is async"),
-        (Unknown(), "loss"),
+        (Misspelt(), "unknown hook 'codex_metric_s'", "did you mean 'codex_metrics'?"),
+        (Invented(), "unknown hook 'codex_zzz'", "pydoc codex_kernel.hookspecs shows the hooks"),
+        (Defaulted(), "takes 'los', which the hook does not have", "the hook has run, step, "),
+        (KeywordOnly(), "takes 'step' by keyword only", "remove the *"),
+        (Keywords(), "takes **given, which is always empty", "name what it needs of: run, step, "),
+        (Async(), "is async", "write def"),
+        (Unknown(), "takes 'loss', which the hook does not have", "the hook has run, step, "),
     ],
 )
-def test_an_implementation_that_would_never_be_called_right_is_refused(plugin: object, message: str) -> None:
-    """Misspelt hooks, unknown, defaulted, keyword-only and async ones are refused at registration."""
+def test_an_implementation_that_would_never_be_called_right_is_refused(
+    plugin: object, message: str, remedy: str
+) -> None:
+    """Misspelt hooks, unknown, defaulted, keyword-only and async ones are refused, with what would be right."""
     with pytest.raises(PluginError) as error:
         hooks_with(plugin)
     assert message in str(error.value)
+    assert error.value.remedy
+    assert remedy in error.value.remedy
+
+
+def test_a_hook_for_other_kernels_is_no_fault(tmp_path: Path) -> None:
+    """`optionalhook` says so: it is never called here, and what else its plugin has is."""
+    hooks = hooks_with(Plain(), ForLater())
+    assert hooks.model(make_run(tmp_path), None, materialize=False) == "model-False"  # type: ignore[arg-type]
 
 
 @define(eq=False)

@@ -186,7 +186,7 @@ def test_a_plugin_that_prints_is_warned_of(site: Path) -> None:
     ("old", "new", "fault"),
     [
         ("codex_metrics(self, step, metrics)", "codex_metrcs(self, step)", "unknown hook 'codex_metrcs'"),
-        ("step, metrics", "step, loss", "Argument(s) {'loss'}"),
+        ("step, metrics", "step, loss", "takes 'loss', which the hook does not have"),
         ("step, metrics", "step, los=None", "takes 'los', which the hook does not have"),
         ("self, step, metrics", "self, *, step", "takes 'step' by keyword only"),
         ("def codex", "async def codex", "codex_metrics is async"),
