@@ -93,7 +93,7 @@ class Entry(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """First line of the class's docstring, read from its source text; else the distribution's summary."""
+        """First docstring line of the class, or of a command's function, read from the source text; else the distribution's summary."""
         return _docstring(self) or self.distribution_summary
 
 
@@ -387,11 +387,11 @@ def is_there(module: str, beside: str, path: Sequence[str]) -> bool:
     return True
 
 
-_DOCUMENTED = re.compile(r'^class (\w+)\b.*?:\n\s+"""(.+?)(?:"""|\n)', re.MULTILINE)
+_DOCUMENTED = re.compile(r'^(?:class|def) (\w+)\b(?:.*?|\([^)]*\).*?):\n\s+"""(.+?)(?:"""|\n)', re.MULTILINE)
 
 
 def _docstring(entry: Entry) -> str:
-    """Return the first docstring line of the entry's class by reading its source text, or "" where that fails.
+    """Return the first docstring line of the entry's class or function by reading its source text, or "" where that fails.
 
     Importing would run the plugin's code, and `ast` would cost more than the whole listing.
     """

@@ -50,11 +50,16 @@ def test_an_entry_tells_its_distribution_version_and_summary(tmp_path: Path) -> 
     assert entry.summary == "codex-mine for tests"
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["class Mine:", "class Mine(object):", "def Mine(a, b=f(1)):", "def Mine(\n    a,\n    b,\n) -> None:"],
+)
 def test_the_summary_is_the_first_docstring_line_of_the_class_without_importing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    """A class's docstring is read from its source text; the module is not run."""
-    text = 'raise SystemExit(9)\n\nclass Mine(object):\n    """Writes to a fax machine.\n\n    Slowly.\n    """\n'
+    """The docstring of a class, or of a command's function, is read from the source text; the module is not run."""
+    before = 'class Other:\n    """Another one."""\n\nclass Without:\n    x = 1\n\n'
+    text = f'raise SystemExit(9)\n\n{before}{head}\n    """Writes to a fax machine.\n\n    Slowly.\n    """\n'
     install(tmp_path, "codex-mine", LOGGER, modules={"mine": text})
     monkeypatch.syspath_prepend(tmp_path)
     assert scan(tmp_path).entries[0].summary == "Writes to a fax machine."
