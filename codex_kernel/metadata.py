@@ -93,7 +93,7 @@ class Entry(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """First docstring line of the class, or of a command's function, read from the source text; else the distribution's summary."""
+        """First docstring line of the class or function, read from its source text; else the distribution's summary."""
         return _docstring(self) or self.distribution_summary
 
 
@@ -391,7 +391,7 @@ _DOCUMENTED = re.compile(r'^(?:class|def) (\w+)\b(?:.*?|\([^)]*\).*?):\n\s+"""(.
 
 
 def _docstring(entry: Entry) -> str:
-    """Return the first docstring line of the entry's class or function by reading its source text, or "" where that fails.
+    """Return the first docstring line of a class or function by reading its source text, or "" where that fails.
 
     Importing would run the plugin's code, and `ast` would cost more than the whole listing.
     """
