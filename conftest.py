@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +12,9 @@ import pytest
 
 # Before any test imports torch or a Hugging Face library, and for the programs that tests start.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+# As in an active environment, however pytest was started: lines that tell how to install something depend on it.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 # Whoever starts the tests under nohup, or in the background of a script, ignores these signals, and so would the
 # programs that tests start and then stop.

@@ -21,7 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.plugin import hookimpl
 
 from codex_kernel.errors import CodexError
-from codex_kernel.metadata import FILE_NAME
+from codex_kernel.file_record import FILE_NAME
 from codex_kernel.plugin_project import project_of
 from codex_kernel.static_manifest import build_apart, text_of
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -243,7 +244,23 @@ def _injected(prefix: Path) -> dict[str, _Asked]:
 def _pip(prefix: Path, verb: str, distributions: tuple[str, ...]) -> str:
     """Return the line of pip, or of uv in place of it."""
     names = _quoted(distributions)
-    return f"uv pip {verb}{_python(prefix)} {names}" if installer(prefix) == "uv" else f"pip {verb} {names}"
+    if installer(prefix) == "uv":
+        return f"uv pip {verb}{_python(prefix)} {names}"
+    return f"{called('pip', prefix)} {verb} {names}"
+
+
+def called(program: str, prefix: Path | None = None) -> str:
+    """Return how a program of this environment is called: by its name alone only where a shell would find that one.
+
+    Otherwise `pip` would install into another environment, the active one, or none.
+    """
+    prefix = Path(sys.prefix) if prefix is None else prefix
+    python = Path(sys.executable) if prefix == Path(sys.prefix) else prefix / "bin" / "python"
+    found = {name: shutil.which(name) for name in (python.name, program)}
+    is_near = found[python.name] is not None and all(
+        path is None or Path(path).parent.resolve() == python.parent.resolve() for path in found.values()
+    )
+    return program if is_near else f"{_quoted([str(python)])} -m {program}"
 
 
 def _python(prefix: Path) -> str:

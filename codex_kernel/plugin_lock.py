@@ -23,8 +23,9 @@ from typing import Any
 from codex_kernel.durable import read_json
 from codex_kernel.environment import without_credentials
 from codex_kernel.errors import InputError, ManifestError, Problem
+from codex_kernel.file_record import Recorded, record_of
 from codex_kernel.installers import install_line
-from codex_kernel.metadata import Entry, Recorded, record_of, source_file
+from codex_kernel.metadata import Entry, source_file
 
 Row = Mapping[str, Any]
 Rows = Mapping[tuple[str, str], Row]

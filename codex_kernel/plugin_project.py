@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codex_kernel.errors import InputError
-from codex_kernel.metadata import FILE_NAME, GROUPS, Entry, kernel_requirement
+from codex_kernel.file_record import FILE_NAME
+from codex_kernel.metadata import GROUPS, Entry, kernel_requirement
 
 
 class Project(NamedTuple):

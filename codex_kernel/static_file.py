@@ -12,16 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codex_kernel.metadata import (
-    FILE_NAME,
-    Entry,
-    Recorded,
-    UnfitError,
-    bytes_of,
-    normal,
-    parse_entry_points,
-    static_file_of,
-)
+from codex_kernel.file_record import FILE_NAME, Recorded, UnfitError, bytes_of, static_file_of
+from codex_kernel.metadata import Entry, normal, parse_entry_points
 
 SCHEMA_VERSION = 1
 

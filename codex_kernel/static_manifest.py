@@ -13,7 +13,8 @@ from typing import Any
 
 from codex_kernel.api import PLUGIN_API
 from codex_kernel.errors import PluginError
-from codex_kernel.metadata import FILE_NAME, KERNEL, Entry, normal
+from codex_kernel.file_record import FILE_NAME
+from codex_kernel.metadata import KERNEL, Entry, normal
 from codex_kernel.plugin_project import Project, read_project
 from codex_kernel.static_file import SCHEMA_VERSION, PluginDescription, look_up
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -26,10 +27,19 @@ entrypoints = []
 def prefix(folder: Path, files: dict[str, str]) -> Path:
     """Make an environment with these files."""
     made = folder / "codex-kernel"
-    made.mkdir()
+    made.mkdir(parents=True)
     for name, text in files.items():
         (made / name).write_text(text)
     return made
+
+
+def activate(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the programs of an environment before all others, as its `activate` does."""
+    (made / "bin").mkdir(exist_ok=True)
+    for name in ("python", "pip"):
+        (made / "bin" / name).touch(0o755)
+    monkeypatch.setenv("VIRTUAL_ENV", str(made))
+    monkeypatch.setenv("PATH", f"{made / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
 ENVIRONMENTS = {
@@ -73,7 +83,7 @@ def test_a_python_that_is_no_virtual_environment_is_served_by_pip(tmp_path):
 def test_each_installer_has_its_own_lines(tmp_path, monkeypatch, name, install, upgrade, uninstall):
     """A tool of uv is installed anew, so the line names what is there already: the other plugins are not lost."""
     made = prefix(tmp_path, ENVIRONMENTS[name])
-    monkeypatch.setenv("VIRTUAL_ENV", str(made))
+    activate(made, monkeypatch)
     assert install_line("codex-x", prefix=made) == install
     assert upgrade_line("codex-x", prefix=made) == upgrade
     assert uninstall_line("codex-x", prefix=made) == uninstall
@@ -84,6 +94,21 @@ def test_uv_is_told_which_environment_where_it_is_not_the_active_one(tmp_path, m
     made = prefix(tmp_path, ENVIRONMENTS["uv"])
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     assert install_line("codex-x", prefix=made) == f"uv pip install --python {made} codex-x"
+
+
+def test_pip_is_called_by_the_python_of_the_environment_where_a_shell_would_find_another(
+    tmp_path, monkeypatch
+):
+    """`pip` alone would install into the active environment, or into the system's."""
+    made, other = (prefix(tmp_path / name, ENVIRONMENTS["pip"]) for name in ("made", "other"))
+    activate(other, monkeypatch)
+    assert install_line("codex-x", prefix=made) == f"{made}/bin/python -m pip install codex-x"
+    activate(made, monkeypatch)
+    assert install_line("codex-x", prefix=made) == "pip install codex-x"
+    (made / "bin" / "pip").unlink()  # a shell finds that of the other environment
+    assert install_line("codex-x", prefix=made) == f"{made}/bin/python -m pip install codex-x"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert install_line("codex-x", prefix=made) == f"{made}/bin/python -m pip install codex-x"
 
 
 def test_uv_tool_removes_a_plugin_by_leaving_it_out(tmp_path):
@@ -173,4 +198,4 @@ def test_a_receipt_of_another_form_costs_only_the_other_names(tmp_path, receipt)
 def test_a_line_is_safe_to_paste(tmp_path_factory, words):
     """A shell takes each name or requirement as one word, whatever stands in it."""
     line = install_line(*words, prefix=tmp_path_factory.getbasetemp() / "none")
-    assert shlex.split(line) == ["pip", "install", *words]
+    assert shlex.split(line)[-len(words) - 3 :] == ["-m", "pip", "install", *words]

@@ -145,6 +145,8 @@ def test_the_commands_fit_the_installer(tmp_path, monkeypatch, file, text, insta
         next(made for path, made in files_of(project).items() if path.name == "manifest.yaml")
     )
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    if file != "pyvenv.cfg":  # programs of a tool's environment are on no PATH
+        monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     commands = dict(plugins_new._next_commands(project, Path("codex-plugin-mine")))
     assert commands["install it"] == install.format(tool=tmp_path.name)

@@ -22,7 +22,8 @@ from strategies import SCALARS, classes_with_values, tree
 from codex_kernel import static_file, static_manifest
 from codex_kernel.catalog import Catalog
 from codex_kernel.errors import InputError, PluginError, Problem
-from codex_kernel.metadata import Entry, record_of
+from codex_kernel.file_record import record_of
+from codex_kernel.metadata import Entry
 from codex_kernel.options import Secret, option
 from codex_kernel.plugin_project import read_project
 from codex_kernel.schema_types import class_of, is_described

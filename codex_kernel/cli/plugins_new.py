@@ -164,13 +164,13 @@ def _next_commands(project: Project, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (what it does, command line), which work as they stand in the folder that this command is given in."""
     import shlex
 
-    from codex_kernel.installers import install_line
+    from codex_kernel.installers import called, install_line
 
     place = shlex.quote(str(folder))
     if missing := _missing(folder / "manifest.yaml"):
         yield "the run needs", install_line(*missing)
     yield "install it", _install_line(project, folder)
-    yield "test it", f"{_pytest()} {place}"
+    yield "test it", f"{called('pytest')} {place}"
     if project.kind == "command":
         yield "use it", f"codex {project.name} {shlex.quote(str(folder / 'example'))}"
     else:
@@ -187,16 +187,6 @@ def _install_line(project: Project, folder: Path) -> str:
     tested_with = ("pytest", "hypothesis", *KINDS[project.kind].modules)
     extra = "" if all(find_spec(module) for module in tested_with) else "[test]"
     return install_line("-e", f"{folder}{extra}")  # a path, not a distribution's name
-
-
-def _pytest() -> str:
-    """Return the words that run pytest in the environment of codex, whose programs need not be on the PATH."""
-    import shlex
-    import sys
-
-    from codex_kernel.installers import installer
-
-    return "pytest" if installer() in {"pip", "uv"} else f"{shlex.quote(sys.executable)} -m pytest"
 
 
 def _missing(manifest: Path) -> list[str]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from codex_kernel.doctor.findings import Finding
+from codex_kernel.file_record import record_of
 from codex_kernel.installers import install_line, uninstall_line
-from codex_kernel.metadata import KERNEL, normal, record_of
+from codex_kernel.metadata import KERNEL, normal
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from codex_kernel.doctor.findings import Finding
 from codex_kernel.doctor.packages import entries
-from codex_kernel.metadata import record_of
+from codex_kernel.file_record import record_of
 
 _CODE = re.compile(r"^import[ \t].*", re.MULTILINE)
 _OF_VIRTUALENV = ("_virtualenv.pth", "import _virtualenv")

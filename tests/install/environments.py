@@ -37,13 +37,18 @@ class Environment:
         """Its interpreter."""
         return self.folder / "bin" / "python"
 
+    def active(self) -> dict[str, str]:
+        """Return the variables of a shell in which it is active."""
+        before = plain_variables()
+        return {**before, "PATH": os.pathsep.join([str(self.folder / "bin"), before["PATH"]])}
+
     def run(self, *words: str | Path, cwd: Path, variables: Mapping[str, str] | None = None) -> Said:
         """Run a program of this environment in the folder `cwd` and return what it said."""
         name, *arguments = map(str, words)
         done = subprocess.run(
             [self.folder / "bin" / name, *arguments],
             cwd=cwd,
-            env={**plain_variables(), "CODEX_CACHE": str(cwd / "cache"), **(variables or {})},
+            env={**self.active(), "CODEX_CACHE": str(cwd / "cache"), **(variables or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
