@@ -68,8 +68,6 @@ class Catalog(NamedTuple):
 
     def warn_of_unknown(self, distributions: Iterable[str], where: str) -> None:
         """Say on standard error, once, which of these distributions are not installed: a slip leaves plugins out."""
-        if "_CODEX_COMPLETE" in os.environ:  # a shell asks; the user is typing
-            return
         there = {normal(entry.distribution) for entry in self.entries}
         for name in distributions:
             if normal(name) not in {KERNEL, *there} and not _is_installed(name):
@@ -104,11 +102,17 @@ class Catalog(NamedTuple):
         ]
 
     def find(self, kind: str, name: str, distribution: str | None = None) -> Entry:
-        """Return the one entry of that name that can be used; raise PluginError where there is none, or several."""
+        """Return the one entry of that name that can be used; raise PluginError where there is none, or several.
+
+        One that a later kernel drops is said on standard error, once for its distribution.
+        """
         named = self.named(kind, name, distribution)
         usable = [e for e in named if e.takes_part]
         if len(usable) == 1 and usable[0].status in {"ok", "older"}:
-            return usable[0]
+            (found,) = usable
+            if found.status == "older":
+                _warn(f"{found.distribution} {found.version} is {found.reason}; ask its authors")
+            return found
         from codex_kernel import remedies
 
         if not named:
@@ -138,8 +142,9 @@ def _is_installed(distribution: str) -> bool:
 
 @functools.cache
 def _warn(text: str) -> None:
-    """Say it once, however often the path is scanned."""
-    sys.stderr.write(f"warning: {text}\n")
+    """Say it once, however often the path is scanned; not where a shell asks, while the user is typing."""
+    if "_CODEX_COMPLETE" not in os.environ:
+        sys.stderr.write(f"warning: {text}\n")
 
 
 def _order(entry: Entry) -> tuple[int, str, str]:

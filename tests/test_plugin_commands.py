@@ -98,7 +98,7 @@ def test_help_lists_the_commands_of_plugins_and_imports_none(workplace: Workplac
     section = said.out.partition("From plugins:\n")[2].partition("\n\n")[0]
     assert [line.split(maxsplit=1) for line in section.splitlines()] == [
         ["bomb", "codex-bomb for tests"],
-        ["greet", "codex-greet for tests"],
+        ["greet", "Say good day."],
     ]
 
 

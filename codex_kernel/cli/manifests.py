@@ -76,9 +76,4 @@ def make_plan(
 
     problems: list[Problem] = []
     loaded = load(manifest, override_files, sets, problems)
-    plan = resolve(loaded, Catalog.scan(), problems, load_class=load_class or imported)
-    for entry in plan.ageing():
-        click.echo(
-            f"warning: {entry.distribution} {entry.version} is {entry.reason}; ask its authors", err=True
-        )
-    return plan
+    return resolve(loaded, Catalog.scan(), problems, load_class=load_class or imported)

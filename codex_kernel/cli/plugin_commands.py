@@ -6,7 +6,6 @@ One rule: help reads metadata alone; a plugin is imported when its own command i
 from __future__ import annotations
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -69,10 +68,7 @@ def load(entry: Entry) -> click.Command:
     """Import a command; raise PluginError where that fails or it is none."""
     from codex_kernel.loading import load_command
 
-    command = load_command(entry)
-    if entry.status == "older":
-        sys.stderr.write(f"warning: {entry}: {entry.reason}\n")
-    return command
+    return load_command(entry)
 
 
 @contextmanager

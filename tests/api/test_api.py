@@ -136,6 +136,33 @@ def test_a_plugin_for_an_older_api_works_with_one_warning_and_an_event(tmp_path)
     assert event["plugin"] == "logger 'mine' (codex-mine 1.0)"
 
 
+def test_every_command_that_uses_an_older_plugin_says_so(tmp_path):
+    """Also those that open a tokenizer or the checkpoints of a run by their plugin alone."""
+    workplace = toy_workplace(tmp_path)
+    made_for(workplace.site, "[1, 2]")
+    (metadata,) = workplace.site.glob("codex_mine-*.dist-info")
+    (metadata / "entry_points.txt").write_text(
+        "[codex.tokenizers]\nmine = codex_mine:Mine\n\n[codex.checkpointers]\nolder = codex_mine:Kept\n"
+    )
+    (workplace.site / "codex_mine.py").write_text(
+        "from codex_kernel.builtin.bytes_tokenizer import BytesTokenizer as Mine\n"
+        "from codex_toys import ToyCheckpointer as Kept\n"
+    )
+    (workplace.site / "sitecustomize.py").write_text(LATER_KERNEL)
+    workplace.write("m.yaml", TOY_MANIFEST.replace("checkpointer: {type: toy", "checkpointer: {type: older"))
+    told = (
+        "warning: codex-mine 1.0 is made for plugin API 1.2, which a later kernel drops; this one has 1.7; "
+    )
+    for words in (
+        ("run", "m.yaml", "--run-dir", "run"),
+        ("checkpoints", "list", "run"),
+        ("tokenizer", "encode", "mine", "m.yaml"),
+    ):
+        said = workplace.codex(*words)
+        assert said.code == 0, said.err
+        assert [line for line in said.err.splitlines() if "codex-mine" in line] == [f"{told}ask its authors"]
+
+
 # ── the first API ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
