@@ -92,7 +92,7 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 def test_help_lists_the_commands_of_plugins_and_imports_none(workplace: Workplace) -> None:
-    """They have a section of their own; without a static manifest the docstring describes them, or their distribution."""
+    """They have a section of their own; without a static manifest their docstring or distribution describes them."""
     said = workplace.codex("--help")
     assert said.code == 0, said.err
     section = said.out.partition("From plugins:\n")[2].partition("\n\n")[0]

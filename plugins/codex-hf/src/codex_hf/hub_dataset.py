@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
+from codex_hf.hub_errors import silenced
 from codex_hf.hub_files import hub_files
 from codex_kernel import (
     BadRecord,
@@ -157,7 +158,8 @@ def _saved(name: str, path: Path, section: HFDataset, _run: RunContext) -> tuple
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(str(path), keep_in_memory=False)
+        with silenced("datasets"):
+            loaded = datasets.load_from_disk(str(path), keep_in_memory=False)
     except _failures() as error:
         raise InputError(
             f"{name}: the saved dataset cannot be read: {error}", remedy="save it again with save_to_disk"
@@ -201,7 +203,8 @@ def _opened(name: str, path: Path, section: HFDataset, run: RunContext) -> tuple
 def _chosen(table: Any, section: HFDataset, name: str) -> Any:
     """Return the table with the columns that are read; a table without rows may have none."""
     try:
-        names = table.column_names or list(next(iter(table), {}))
+        with silenced("datasets"):
+            names = table.column_names or list(next(iter(table), {}))
     except _failures() as error:
         raise _unreadable(name, 0, error) from error
     return table.select_columns(columns_of(names, section, name)) if names else table
@@ -210,9 +213,10 @@ def _chosen(table: Any, section: HFDataset, name: str) -> Any:
 def _rows(name: str, table: Any) -> Iterator[Mapping[str, Any]]:
     number = 0
     try:
-        for record in table:
-            yield record
-            number += 1
+        with silenced("datasets"):
+            for record in table:
+                yield record
+                number += 1
     except _failures() as error:
         raise _unreadable(name, number, error) from error
 

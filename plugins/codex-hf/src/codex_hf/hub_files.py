@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from codex_hf.hub_errors import asking_hub
 from codex_hf.source import revealed
-from codex_kernel import InputError, RunContext, Secret, StorageError, write_whole
+from codex_kernel import InputError, RunContext, Secret, write_whole
+
+_REMEDY = "look at the network (and HF_HUB_OFFLINE) and the id, or give path, a local folder"
 
 
 def hub_files(
@@ -36,7 +39,7 @@ def hub_files(
     found = []
     for number, name in enumerate(wanted):
         run.report.activity("fetch data", number, len(wanted), "files")
-        try:
+        with asking_hub(f"the dataset {hub_id}@{revision}", _REMEDY):
             path = huggingface_hub.hf_hub_download(
                 hub_id,
                 name,
@@ -45,8 +48,6 @@ def hub_files(
                 token=revealed(token),
                 cache_dir=run.cache / "hub",
             )
-        except (OSError, ValueError) as error:  # the hub's errors are both: HTTP, offline, unknown file
-            raise _unreachable(hub_id, revision, error) from error
         found.append((name, Path(path)))
     return found
 
@@ -73,21 +74,12 @@ def _listed(hub_id: str, revision: str, token: Secret | None, run: RunContext) -
     if kept.is_file():
         listing: list[str] = json.loads(kept.read_text(encoding="utf-8"))
         return listing
-    try:
+    with asking_hub(f"the dataset {hub_id}@{revision}", _REMEDY):
         names = sorted(
             huggingface_hub.HfApi().list_repo_files(
                 hub_id, repo_type="dataset", revision=revision, token=revealed(token)
             )
         )
-    except (OSError, ValueError) as error:
-        raise _unreachable(hub_id, revision, error) from error
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps(names).encode())
     return names
-
-
-def _unreachable(hub_id: str, revision: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"cannot fetch the dataset {hub_id}@{revision}: {error}",
-        remedy="look at the network (and HF_HUB_OFFLINE) and the id, or give path, a local folder",
-    )

@@ -14,7 +14,8 @@ from attrs import frozen
 
 from codex_hf.assets import fetch_member
 from codex_hf.conversion import converted, sha256_of
-from codex_kernel import InputError, RunContext, Secret, StorageError, option
+from codex_hf.hub_errors import asking_hub
+from codex_kernel import InputError, RunContext, Secret, option
 
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -128,7 +129,8 @@ def _hub_folder(source: Source, hub_id: str, run: RunContext) -> Path:
     import huggingface_hub
 
     run.report.activity("fetch model", 0, None, hub_id)
-    try:
+    remedy = "look at the network and the id, or give path, a local folder"
+    with asking_hub(f"{hub_id}@{source.revision}", remedy):
         folder = huggingface_hub.snapshot_download(
             hub_id,
             revision=source.revision,
@@ -136,11 +138,6 @@ def _hub_folder(source: Source, hub_id: str, run: RunContext) -> Path:
             cache_dir=run.cache / "hub",
             allow_patterns=_HUB_FILES,
         )
-    except (OSError, ValueError) as error:  # the hub's errors are both: HTTP, offline, unknown repository
-        raise StorageError(
-            f"cannot fetch {hub_id}@{source.revision}: {error}",
-            remedy="look at the network and the id, or give path, a local folder",
-        ) from error
     return Path(folder)
 
 
