@@ -3,57 +3,86 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from codex_hf.hub_dataset import HFDataset
 from codex_hf.hub_errors import silenced
 from codex_hf.source import Source, pretrained_folder
-from codex_kernel import InputError, StorageError
+from codex_kernel import StorageError
 from codex_kernel.testing import make_run
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture
-def nobody_listens(monkeypatch) -> None:
-    """Let the hub be an address where nothing answers, and its library not wait before it asks again."""
+MANIFEST = """\
+name: m
+dataset: {type: hf-dataset, DATASET}
+tokenizer: bytes
+data: {seq_len: 32, validation_fraction: 0}
+model: {type: hf-causal-lm, config: {model_type: llama, hidden_size: 32}}
+trainer: {type: torch, max_steps: 2}
+"""
+PROGRAM = """\
+import sys, time
+time.sleep = lambda seconds: None  # the library waits longer and longer before it asks again
+sys.argv = ["codex", "data", "build", "m.yaml"]
+from codex_kernel.__main__ import main
+main()
+"""
+
+
+def build(folder: Path, dataset: str) -> subprocess.CompletedProcess[str]:
+    """Build the data of a manifest with this dataset, where nobody answers for the hub; return what was said."""
+    (folder / "m.yaml").write_text(MANIFEST.replace("DATASET", dataset))
+    variables = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": "0",
+        "CODEX_CACHE": str(folder / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=folder, env={**os.environ, **variables},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_data_of_a_hub_without_an_answer_are_one_error(tmp_path):
+    """What could not be fetched, the cause and what to do, and no line for each of the library's attempts."""
+    said = build(tmp_path, f"hub_id: org/rows, revision: {REVISION}, files: ['*.parquet']")
+    assert said.returncode == 6
+    first, second = said.stderr.splitlines()
+    assert first.startswith(f"error: cannot fetch the dataset org/rows@{REVISION}: ")
+    assert "onnect" in first
+    assert second == "  look at the network (and HF_HUB_OFFLINE) and the id, or give path, a local folder"
+
+
+def test_weights_of_a_hub_without_an_answer_are_one_error(tmp_path, monkeypatch, capfd):
+    """Those too are a storage error, and the library is silent."""
     import huggingface_hub.constants
-    import huggingface_hub.hf_api
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    for module in (huggingface_hub.constants, huggingface_hub.hf_api):
-        if hasattr(module, "ENDPOINT"):
-            monkeypatch.setattr(module, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-
-
-@pytest.mark.usefixtures("nobody_listens")
-def test_a_hub_without_an_answer_is_a_storage_error_and_its_library_is_silent(tmp_path, capfd):
-    """Weights and data alike: what could not be fetched, the cause, what to do, and no line of each attempt."""
-    run = make_run(tmp_path)
-    dataset = HFDataset(hub_id="org/rows", revision=REVISION, files=["*.parquet"])
-    for ask in (
-        lambda: pretrained_folder(Source(hub_id="a/b", revision=REVISION), run),
-        lambda: list(dataset.codex_dataset(run)),
-    ):
-        with pytest.raises(StorageError, match=r"cannot fetch .*[Cc]onnect") as caught:
-            ask()
-        assert "look at the network" in caught.value.remedy
+    with pytest.raises(StorageError, match=r"cannot fetch a/b@.*onnect") as caught:
+        pretrained_folder(Source(hub_id="a/b", revision=REVISION), make_run(tmp_path))
+    assert "look at the network" in caught.value.remedy
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.parquet", b"PAR1 is all"), ("a.jsonl", b'{"text": 1')])
-def test_of_a_damaged_file_only_the_error_is_shown(tmp_path, capfd, name, content):
+def test_of_a_damaged_file_only_the_error_is_shown(tmp_path, name, content):
     """The library would have said it on a line of its own."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"data/{name}: cannot be read behind row 0"):
-        list(HFDataset(path=Path("data"), files=[name]).codex_dataset(make_run(tmp_path)))
-    assert capfd.readouterr() == ("", "")
-    assert logging.getLogger("datasets").level < logging.CRITICAL
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / name).write_bytes(content)
+    said = build(tmp_path, f"path: rows, files: ['{name}']")
+    assert said.returncode == 2
+    first, second = said.stderr.splitlines()
+    assert first.startswith(f"error: rows/{name}: cannot be read behind row 0: ")
+    assert second.startswith("  mend or fetch the file again")
 
 
 def test_two_may_silence_a_library_and_end_in_any_order():

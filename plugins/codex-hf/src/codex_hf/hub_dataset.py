@@ -194,7 +194,8 @@ def _opened(name: str, path: Path, section: HFDataset, run: RunContext) -> tuple
             return name, _chosen(datasets.Dataset.from_file(place), section, name)
         if kind != ".parquet" and not path.stat().st_size:
             return name, ()
-        table = reader(glob.escape(place), streaming=True, cache_dir=str(run.cache / "datasets"))
+        with silenced("datasets"):
+            table = reader(glob.escape(place), streaming=True, cache_dir=str(run.cache / "datasets"))
     except _failures() as error:
         raise _unreadable(name, 0, error) from error
     return name, _chosen(table, section, name)

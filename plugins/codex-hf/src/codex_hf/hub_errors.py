@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 from codex_kernel import StorageError
 
@@ -48,6 +49,7 @@ def asking_hub(what: str, remedy: str) -> Iterator[None]:
     # That of the HTTP library in use, which differs from version to version.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+    import_module("huggingface_hub.utils.logging")  # which sets its level when it is imported
     with silenced("huggingface_hub"):
         try:
             yield
