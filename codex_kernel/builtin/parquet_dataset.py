@@ -94,6 +94,7 @@ def _batches(file: FoundFile, section: ParquetDataset) -> Iterator[Any]:
     """Give the rows of a file in batches, with the columns that are read."""
     import pyarrow.parquet
 
+    rows = 0
     try:
         with file.path.open("rb") as stream:
             # Without `pre_buffer` a column streams by; with it, a row group lies in memory whole.
@@ -101,13 +102,19 @@ def _batches(file: FoundFile, section: ParquetDataset) -> Iterator[Any]:
                 stream, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
             )
             columns = columns_of(table.schema_arrow.names, section, file.name)
-            yield from table.iter_batches(section.batch_rows, columns=columns, use_threads=False)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            for batch in table.iter_batches(section.batch_rows, columns=columns, use_threads=False):
+                yield batch
+                rows += batch.num_rows
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not that of a damaged page
+            raise InputError(
+                f"{file.name}: cannot be read: {error.strerror}",
+                remedy="look at the file's permissions and its disk",
+            ) from error
         raise InputError(
-            f"{file.name}: cannot be read as Parquet: {error}", remedy="fetch or write the file again"
+            f"{file.name}: cannot be read as Parquet behind row {rows}: {error}",
+            remedy="fetch or write the file again, or leave it out: exclude",
         ) from error
-    except OSError as error:
-        raise InputError(f"{file.name}: cannot be read: {error.strerror or error}") from error
 
 
 def _records(batch: Any) -> Iterator[Mapping[str, Any] | UnicodeDecodeError]:

@@ -61,7 +61,7 @@ def test_nulls_and_broken_texts_are_bad_records(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (b"", "t.parquet: cannot be read as Parquet: Parquet file size is 0 bytes"),
+        (b"", "t.parquet: cannot be read as Parquet behind row 0: Parquet file size is 0 bytes"),
         (b"PAR1 and no more of it", "t.parquet: cannot be read as Parquet"),
         ({"body": ["x"]}, "t.parquet: no column 'text', 'completion' or 'messages', has body"),
     ],
@@ -71,6 +71,28 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path, table, message):
     with pytest.raises(InputError) as caught:
         read(tmp_path, table)
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_damage_in_the_middle_says_how_far_the_file_could_be_read(tmp_path, compression):
+    """The rows before it are read; the error counts them, and says what to do, however the page was packed."""
+    texts = [f"text {number} " * 40 for number in range(4000)]
+    options = {"compression": compression, "use_dictionary": False, "row_group_size": 1000}
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "t.parquet", **options)
+    damaged = bytearray((tmp_path / "t.parquet").read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 2000] = bytes(byte ^ 0xFF for byte in damaged[middle : middle + 2000])
+    (tmp_path / "t.parquet").write_bytes(damaged)
+    rows = iter(ParquetDataset(paths=["t.parquet"], batch_rows=100).codex_dataset(make_run(tmp_path)))
+    found = []
+    with pytest.raises(
+        InputError, match=r"t\.parquet: cannot be read as Parquet behind row (\d+): "
+    ) as caught:
+        found.extend(row.text for row in rows)
+    assert f"behind row {len(found)}: " in caught.value.message
+    assert 1000 <= len(found) < 3000
+    assert found == texts[: len(found)]
+    assert "leave it out" in caught.value.remedy
 
 
 def test_a_flipped_bit_never_escapes_as_a_traceback(tmp_path):
