@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,26 @@ def record_of(metadata: str | Path) -> tuple[Recorded, ...] | None:
     """
     text = _record(metadata)
     return None if text is None else _rows(text)
+
+
+def direct_url_of(metadata: str | Path) -> dict[str, Any] | None:
+    """Return the installer's note of where a distribution came from (PEP 610), which may hold a password.
+
+    None where there is none, or none that says where: it came from an index.
+    """
+    import json
+
+    try:
+        found = json.loads(_content(os.path.join(metadata, "direct_url.json"), MAX_BYTES))  # noqa: PTH118
+    except (UnfitError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("url"), str) else None
+
+
+def is_editable(metadata: str | Path) -> bool:
+    """Say whether a distribution's code lies where its author works on it."""
+    folder = (direct_url_of(metadata) or {}).get("dir_info")
+    return isinstance(folder, dict) and folder.get("editable") is True
 
 
 def static_file_of(metadata: str | Path) -> Recorded | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from codex_kernel.file_record import direct_url_of, is_editable
 from codex_kernel.metadata import normal
 
 Installer = Literal["pip", "uv", "uv tool", "pipx"]
@@ -94,14 +95,14 @@ def source_of(metadata: Path) -> _Asked | None:
     """
     if (metadata / "pyproject.toml").is_file():
         return _Asked(str(metadata), editable=True)
+    if (note := direct_url_of(metadata)) is None:
+        return None
     try:
-        note = json.loads((metadata / "direct_url.json").read_bytes())
-        url, folder = note["url"], note.get("dir_info") or {}
-        parts = urlsplit(url)
-        place = unquote(parts.path) if parts.scheme == "file" else _public(url)
-        return _Asked(place, editable=folder.get("editable") is True) if place else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # there is no note, or none that says where
+        parts = urlsplit(note["url"])
+    except ValueError:  # it is no URL
+        return None
+    place = unquote(parts.path) if parts.scheme == "file" else _public(note["url"])
+    return _Asked(place, editable=is_editable(metadata)) if place else None
 
 
 # ── uv tool ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -103,16 +103,19 @@ def check_hooks(entry: Entry, plugin: type) -> None:
 
 
 @contextlib.contextmanager
-def blaming(entry: Entry) -> Iterator[None]:
-    """Turn what a plugin's class raises while it is looked at (its metaclass, a property) into a PluginError."""
+def blaming(entry: Entry, what: str = "cannot be looked at", remedy: str | None = None) -> Iterator[None]:
+    """Turn what a plugin's class raises (its metaclass, a property) into a PluginError that names it.
+
+    what: what could not be done with it. remedy: None: another version, or none of it.
+    """
     try:
         yield
     except (CodexError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise PluginError(
-            f"{entry}: {entry.target} cannot be looked at: {in_words(error)}",
-            remedy=f"{way_out(entry.distribution, entry.metadata)}; --debug shows the traceback",
+            f"{entry} {what}: {in_words(error)} @ {entry.target}",
+            remedy=f"{remedy or way_out(entry.distribution, entry.metadata)}; --debug shows the traceback",
         ) from error
 
 

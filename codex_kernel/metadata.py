@@ -35,7 +35,7 @@ KERNEL = "codex-kernel"
 _KIND_OF = {group: kind for kind, group in GROUPS.items()}
 NONE_ALLOWED = "--no-plugins or CODEX_PLUGINS="
 """The reason that leaves all plugins out begins so; nobody knows here which of the two it was."""
-_METADATA_NAMES = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}
+METADATA_NAMES = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}
 
 
 class Entry(NamedTuple):
@@ -98,11 +98,20 @@ def read(path: Sequence[str]) -> Iterator[Entry]:
         for metadata, entry_points in _entry_point_files(folder):
             sections = parse_entry_points(entry_points)
             if sections:
-                name, version, summary, requirement = _read_header(metadata)
-                api = None if normal(name) == KERNEL else _made_for(metadata)
+                head = header_of(metadata)
+                wanted = kernel_requirement(head.requires)
+                api = None if normal(head.name) == KERNEL else _made_for(metadata)
                 for kind, plugin, target in sections:
                     yield Entry(
-                        kind, plugin, target, name, version, requirement, metadata, summary, plugin_api=api
+                        kind,
+                        plugin,
+                        target,
+                        head.name,
+                        head.version,
+                        wanted,
+                        metadata,
+                        head.summary,
+                        plugin_api=api,
                     )
 
 
@@ -124,7 +133,7 @@ def _entry_point_files(folder: str) -> Iterator[tuple[str, str]]:
     """
     try:
         names = sorted(
-            entry.name for entry in os.scandir(folder or ".") if entry.name.endswith(tuple(_METADATA_NAMES))
+            entry.name for entry in os.scandir(folder or ".") if entry.name.endswith(tuple(METADATA_NAMES))
         )
     except OSError:  # a path entry that does not exist, or is a file, holds no plugins
         return
@@ -186,32 +195,49 @@ def _wanted(requirement: str) -> str:
     return str(read.specifier) if applies else ""
 
 
-def _read_header(metadata: str) -> tuple[str, str, str, str]:
-    """Return name, version, summary and the wanted versions of codex-kernel.
+class Header(NamedTuple):
+    """What the head of a distribution's METADATA, or PKG-INFO, says.
 
-    Where the file is lost, name and version are those in the folder's name.
+    Where it does not say them, `name` and `version` are those in the folder's name, and `damage` is what is wrong.
+    """
+
+    name: str
+    version: str
+    summary: str
+    requires: tuple[str, ...]
+    damage: str
+
+
+def header_of(metadata: str) -> Header:
+    """Return the head of a distribution's metadata; whatever is wrong with it, nothing is raised.
+
+    metadata: its folder; an egg-info may be a file.
     """
     stem, suffix = os.path.splitext(os.path.basename(metadata))  # noqa: PTH119, PTH122
     name, _, version = stem.partition("-")
-    summary, requirements = "", []
+    version = version.partition("-py")[0]
+    summary, requires, named, damage, text = "", [], False, "", ""
+    file = metadata if os.path.isfile(metadata) else f"{metadata}/{METADATA_NAMES[suffix]}"  # noqa: PTH113
     try:
-        with open(f"{metadata}/{_METADATA_NAMES[suffix]}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            text = file.read()
-    except OSError:
-        text = ""
+        with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123
+            text = opened.read()
+    except OSError as error:
+        damage = f"{os.path.basename(file)} cannot be read: {error.strerror}"  # noqa: PTH119
     for line in text.splitlines():
         if not line:  # the description follows
             break
         key, _, value = line.partition(": ")
         if key == "Name":
-            name = value
+            name, named = value.strip(), True
         elif key == "Version":
-            version = value
+            version = value.strip()
         elif key == "Summary":
             summary = value
         elif key == "Requires-Dist":
-            requirements.append(value)
-    return name, version, summary, kernel_requirement(requirements)
+            requires.append(value.strip())
+    if not named and not damage:
+        damage = f"{os.path.basename(file)} has no name"  # noqa: PTH119
+    return Header(name, version, summary, tuple(requires), damage)
 
 
 _MADE_FOR = re.compile(rb'"plugin_api"\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]')

@@ -6,7 +6,6 @@ One rule: nothing is built and nothing heavy is imported here; all faults are fo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from codex_kernel import plugin_lock, static_manifest
 from codex_kernel.catalog import Catalog, Entry
 from codex_kernel.data.options import DataOptions
 from codex_kernel.environment import check_alone
-from codex_kernel.errors import CodexError, InputError, ManifestError, PluginError, Problem, in_words
+from codex_kernel.errors import InputError, ManifestError, PluginError, Problem
 from codex_kernel.hooks import Hooks
 from codex_kernel.interfaces import EvaluateOptions
-from codex_kernel.loading import load
+from codex_kernel.loading import blaming, load
 from codex_kernel.manifest import Manifest, Section, as_mapping, read_section
 from codex_kernel.option_types import is_made_of_sources
 from codex_kernel.schema_types import is_described
@@ -107,6 +106,9 @@ class Plan:
         return {"schema": 1, "plugins": plugin_lock.rows(chosen.entry for chosen in self.everyone())}
 
 
+# What a class says of a value, it says by a ValueError; `structure` has read that.
+_MAKING = ("cannot be made of its options", "a wrong value is a ValueError")
+
 LoadClass = Callable[[Entry], type]
 """How the class of an entry is had: imported, or with its options alone, made of its static manifest."""
 
@@ -141,7 +143,7 @@ def choose(
     try:
         entry = catalog.find(section.kind, section.type, section.distribution)
         plugin_class = load_class(entry)
-        with _blaming(entry):
+        with blaming(entry, *_MAKING):
             made_of_sources = is_made_of_sources(plugin_class)
         if is_described(plugin_class):
             static_manifest.check_hooks(entry)
@@ -155,7 +157,7 @@ def choose(
         return None
     sources = _sources(section, catalog, problems, load_class) if made_of_sources else {}
     try:
-        with _blaming(entry):
+        with blaming(entry, *_MAKING):
             plugin: object = structure(plugin_class, section.options, section.path, problems)
             if not is_described(plugin_class):
                 _check_options(entry, plugin_class)
@@ -176,23 +178,6 @@ def _check_options(entry: Entry, plugin_class: type) -> None:
 def _of_plugin(section: Section, error: PluginError) -> Problem:
     """Return the problem of a section whose plugin is at fault."""
     return Problem(section.where, section.path, error.message, error.remedy, plugin=True, cause=error)
-
-
-@contextmanager
-def _blaming(entry: Entry) -> Iterator[None]:
-    """Turn what the code of a plugin's class raises while its options are looked at into a PluginError that names it.
-
-    What it says of a value, it says by a ValueError; `structure` has read that.
-    """
-    try:
-        yield
-    except (CodexError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"{entry} cannot be made of its options: {in_words(error)} @ {entry.target}",
-            remedy="a wrong value is a ValueError; --debug shows the traceback",
-        ) from error
 
 
 def _sources(

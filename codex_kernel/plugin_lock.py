@@ -12,7 +12,6 @@ One rule: a plugin that is not the one of before is told, whether its version, i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from codex_kernel.durable import read_json
 from codex_kernel.environment import without_credentials
 from codex_kernel.errors import InputError, ManifestError, Problem
-from codex_kernel.file_record import Recorded, record_of
+from codex_kernel.file_record import Recorded, direct_url_of, record_of
 from codex_kernel.installers import install_line
 from codex_kernel.metadata import Entry, source_file
 
@@ -214,13 +213,8 @@ def direct_url(metadata: Path) -> dict[str, Any] | None:
 
     None where there is none, or none that says where.
     """
-    try:
-        found = json.loads((metadata / "direct_url.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or not isinstance(where := found.get("url"), str):
-        return None
-    return {**found, "url": without_credentials(where)}
+    found = direct_url_of(metadata)
+    return None if found is None else {**found, "url": without_credentials(found["url"])}
 
 
 def _of_files(metadata: Path, listed: Iterable[Recorded]) -> dict[str, Any]:

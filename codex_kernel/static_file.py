@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codex_kernel.file_record import FILE_NAME, Recorded, UnfitError, bytes_of, static_file_of
+from codex_kernel.file_record import FILE_NAME, Recorded, UnfitError, bytes_of, is_editable, static_file_of
 from codex_kernel.metadata import Entry, normal, parse_entry_points
 
 SCHEMA_VERSION = 1
@@ -47,7 +47,7 @@ def look_up(entry: Entry) -> Found | str | None:
     """
     metadata = entry.metadata
     listed = _listed(metadata, _stamp(metadata, "RECORD"))
-    if listed is None or _is_editable(metadata):
+    if listed is None or is_editable(metadata):
         return None
     found: Found | str
     if isinstance(listed, str):
@@ -92,15 +92,6 @@ def _believed(
     except UnfitError as reason:
         return str(reason)
     return found.plugins
-
-
-def _is_editable(metadata: Path) -> bool:
-    """Say whether the code lies where its author works on it."""
-    try:
-        text = (metadata / "direct_url.json").read_bytes()
-    except OSError:
-        return False
-    return b'"editable":true' in b"".join(text.split())
 
 
 class _File(NamedTuple):

@@ -320,7 +320,7 @@ def test_a_class_whose_metaclass_raises_is_named_with_its_distribution(workplace
     said = workplace.codex("validate", manifest(workplace, "meta"))
     assert said.code == 7
     told = (
-        "logger 'meta' (codex-bad-meta 1.0): codex_bad_meta:Mine cannot be looked at: RuntimeError: no list"
+        "logger 'meta' (codex-bad-meta 1.0) cannot be looked at: RuntimeError: no list @ codex_bad_meta:Mine"
     )
     assert f"$.loggers[0]: {told}" in said.err
 

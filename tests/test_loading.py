@@ -110,7 +110,7 @@ def test_a_class_that_raises_while_it_is_looked_at_is_named(
     """A metaclass may do anything; the error names plugin, distribution and cause."""
     with pytest.raises(PluginError, match="not today") as error:
         load(entry(tmp_path, monkeypatch, META.format(body) + METRICS))
-    assert str(error.value).startswith("logger 'mine' (codex-mine 1.0): plugin_")
+    assert str(error.value).startswith("logger 'mine' (codex-mine 1.0) cannot be looked at: ")
     assert "codex-mine" in (error.value.remedy or "")
 
 

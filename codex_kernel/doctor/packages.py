@@ -15,12 +15,10 @@ from attrs import frozen
 from codex_kernel.doctor.findings import Finding
 from codex_kernel.file_record import record_of
 from codex_kernel.installers import install_line, uninstall_line
-from codex_kernel.metadata import KERNEL, normal
+from codex_kernel.metadata import KERNEL, METADATA_NAMES, header_of, normal
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-
-_HEADER_FILES = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}
 
 
 @frozen
@@ -44,7 +42,7 @@ def installed(path: Sequence[str]) -> list[Distribution]:
         _read(metadata)
         for folder in folders
         for metadata in entries(folder)
-        if metadata.suffix in _HEADER_FILES and not metadata.name.startswith("~")
+        if metadata.suffix in METADATA_NAMES and not metadata.name.startswith("~")
     ]
 
 
@@ -57,28 +55,8 @@ def entries(folder: Path) -> list[Path]:
 
 
 def _read(metadata: Path) -> Distribution:
-    name, _, version = metadata.stem.partition("-")
-    version = version.partition("-py")[0]
-    requires, named, damage = [], False, ""
-    # An egg-info may be a file.
-    file = metadata / _HEADER_FILES[metadata.suffix] if metadata.is_dir() else metadata
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        text, damage = "", f"{file.name} cannot be read: {error.strerror}"
-    for line in text.splitlines():
-        if not line:  # the description follows
-            break
-        key, _, value = line.partition(": ")
-        if key == "Name":
-            name, named = value.strip(), True
-        elif key == "Version":
-            version = value.strip()
-        elif key == "Requires-Dist":
-            requires.append(value.strip())
-    if not named and not damage:
-        damage = f"{file.name} has no name"
-    return Distribution(normal(name), version, metadata, tuple(requires), damage)
+    head = header_of(str(metadata))
+    return Distribution(normal(head.name), head.version, metadata, head.requires, head.damage)
 
 
 def versions(distributions: Sequence[Distribution]) -> dict[str, str]:
