@@ -19,7 +19,7 @@ def hold_back() -> None:
     """Let the collector come by seldom: the process is about to import much and to throw away little.
 
     What is imported by now, the command line alone, is left out even of the last collection at the end of the process,
-    a twentieth of the time of a short command.
+    nearly a tenth of the time of a short command.
     """
     gc.set_threshold(*_WHILE_IMPORTING)
     gc.freeze()
