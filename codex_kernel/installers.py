@@ -250,14 +250,15 @@ def _pip(prefix: Path, verb: str, distributions: tuple[str, ...]) -> str:
     return f"{called('pip', prefix)} {verb} {names}"
 
 
-def called(program: str, prefix: Path | None = None) -> str:
+def called(program: str, prefix: Path | None = None, *, is_to_come: bool = False) -> str:
     """Return how a program of this environment is called: by its name alone only where a shell would find that one.
 
-    Otherwise `pip` would install into another environment, the active one, or none.
+    Otherwise `pip` would install into another environment, the active one, or none. is_to_come: it is installed before
+    it is called.
     """
     prefix = Path(sys.prefix) if prefix is None else prefix
     python = Path(sys.executable) if prefix == Path(sys.prefix) else prefix / "bin" / "python"
-    found = {name: shutil.which(name) for name in (python.name, program)}
+    found = {name: shutil.which(name) for name in ([python.name] if is_to_come else [python.name, program])}
     is_near = found[python.name] is not None and all(
         path is None or Path(path).parent.resolve() == python.parent.resolve() for path in found.values()
     )

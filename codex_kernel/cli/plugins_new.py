@@ -170,7 +170,7 @@ def _next_commands(project: Project, folder: Path) -> Iterator[tuple[str, str]]:
     if missing := _missing(folder / "manifest.yaml"):
         yield "the run needs", install_line(*missing)
     yield "install it", _install_line(project, folder)
-    yield "test it", f"{called('pytest')} {place}"
+    yield "test it", f"{called('pytest', is_to_come=True)} {place}"
     if project.kind == "command":
         yield "use it", f"codex {project.name} {shlex.quote(str(folder / 'example'))}"
     else:
