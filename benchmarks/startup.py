@@ -89,6 +89,24 @@ def add_distributions(folder: Path, count: int) -> Path:
     return folder
 
 
+def add_command(folder: Path) -> Path:
+    """Put a distribution with a command into a folder, as its wheel would lie there."""
+    metadata = folder / "codex_wave-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    described = {"name": "wave", "target": "codex_wave:wave", "help": "Wave a hand."}
+    static = {"schema_version": 1, "distribution": "codex-wave", "plugin_api": [1, 1], "plugins": []}
+    files = {
+        "codex_wave.py": 'import click\n\n\n@click.command()\ndef wave():\n    """Wave a hand."""\n',
+        "codex_wave.codex-plugin.json": json.dumps({**static, "commands": [described]}),
+        f"{metadata.name}/METADATA": "Metadata-Version: 2.4\nName: codex-wave\nVersion: 1.0\n",
+        f"{metadata.name}/entry_points.txt": "[codex.commands]\nwave = codex_wave:wave\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (metadata / "RECORD").write_text("".join(f"{name},,\n" for name in files))
+    return folder
+
+
 def is_plugin(path: Path) -> bool:
     """Say whether a file of site-packages belongs to a plugin distribution of this repository."""
     name = path.name.removeprefix("_")
@@ -140,6 +158,9 @@ def cases(folder: Path) -> dict[str, Case]:
         "pass": Case([sys.executable, "-c", "pass"], environment(), folder),
         "--version": Case([*CODEX, "--version"], environment(few), folder),
         "--help": Case([*CODEX, "--help"], environment(few), folder),
+        "--help, command": Case(
+            [*CODEX, "--help"], environment(few, add_command(folder / "command")), folder
+        ),
         "--help, with plugins": Case([*without_site, "--help"], environment(whole), folder),
         "--help, without plugins": Case([*without_site, "--help"], environment(bare), folder),
         "list": Case([*CODEX, *list_], environment(few), folder),
@@ -187,6 +208,7 @@ def measure(rounds: int) -> list[Row]:
     return [
         Row("codex --version", ratio("--version"), 2.5, "x"),
         Row(f"codex --help, {EXTRA} more distributions", ratio("--help"), 5.0, "x"),
+        Row("the same, with a command of a plugin", ratio("--help, command"), 5.0, "x"),
         Row(
             "what installed plugins add to --help",
             ratio("--help, with plugins", "--help, without plugins"),

@@ -56,7 +56,7 @@ class Checked:
     """What is known of a plugin. What could not be found out is None.
 
     `static` says whether the static manifest is `fresh`, `stale` or `absent`; `description` is what
-    `static_manifest.PluginDescription` holds, read from the code.
+    `static_file.PluginDescription` holds, read from the code.
     """
 
     entry: Entry

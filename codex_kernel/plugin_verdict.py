@@ -21,7 +21,7 @@ from codex_kernel.loading import HEAVY, check_hooks, load, load_command
 from codex_kernel.option_types import Option, is_made_of_sources, options_of
 
 if TYPE_CHECKING:
-    from codex_kernel.static_manifest import PluginDescription
+    from codex_kernel.static_file import PluginDescription
 
 BEGIN, END = "codex: import begins", "codex: import ends"
 """Lines on standard error: what `-X importtime` says between them is the plugin's."""
@@ -78,13 +78,13 @@ def _judge_class(entry: Entry, plugin: type, report: IO[str], found: dict[str, A
 
 def _describe(entry: Entry, found: dict[str, Any]) -> None:
     """Describe the plugin from its code, and say whether its static manifest says the same."""
-    from codex_kernel import static_manifest
+    from codex_kernel import static_file, static_manifest
 
     described = _plain(static_manifest.imported(entry))
     found["description"] = described
-    static = static_manifest.read(entry)
+    static = static_file.read(entry)
     found["static"] = "absent" if static is None else "fresh"
-    if fault := static_manifest.fault(entry):
+    if fault := static_file.fault(entry):
         found["warnings"].append(f"its static manifest is not believed: {fault}")
     if static is None:
         return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from codex_kernel.file_record import FILE_NAME, Recorded, UnfitError, bytes_of, is_editable, static_file_of
@@ -45,7 +44,7 @@ def look_up(entry: Entry) -> Found | str | None:
 
     It is read once for all plugins of a distribution, and again once it, or what it is held against, has changed.
     """
-    metadata = entry.metadata
+    metadata = entry.folder
     listed = _listed(metadata, _stamp(metadata, "RECORD"))
     if listed is None or is_editable(metadata):
         return None
@@ -53,17 +52,38 @@ def look_up(entry: Entry) -> Found | str | None:
     if isinstance(listed, str):
         found = listed
     else:
-        stamps = _stamp(metadata, "entry_points.txt"), _stamp(metadata.parent, listed.path)
+        stamps = _stamp(metadata, "entry_points.txt"), _stamp(os.path.dirname(metadata), listed.path)  # noqa: PTH120
         found = _believed(metadata, normal(entry.distribution), listed, stamps)
     if isinstance(found, str):
         return f"the {FILE_NAME} of {entry.distribution} {entry.version} is not used: {found}"
     return found
 
 
+def read(entry: Entry) -> PluginDescription | None:
+    """Return what the distribution's file says of a plugin, without importing it.
+
+    None: there is no such file, `fault` says what is wrong with it, or the installation is editable, so that its code
+    may be newer than its file.
+    """
+    found = look_up(entry)
+    if isinstance(found, str) or found is None:
+        return None
+    described = found.get((entry.kind, entry.name))
+    if described is None or described.target != entry.target:
+        return None
+    return described if described.summary else described._replace(summary=entry.distribution_summary)
+
+
+def fault(entry: Entry) -> str:
+    """Say why the file of the plugin's distribution is not believed; "" where it is, and where there is none."""
+    found = look_up(entry)
+    return found if isinstance(found, str) else ""
+
+
 _Stamp = tuple[int, int, int] | None
 
 
-def _stamp(folder: Path, name: str) -> _Stamp:
+def _stamp(folder: str, name: str) -> _Stamp:
     """Return what is another one once a file has changed; None where it is not there."""
     try:
         about = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - as fast as it gets
@@ -73,7 +93,7 @@ def _stamp(folder: Path, name: str) -> _Stamp:
 
 
 @functools.lru_cache(maxsize=256)
-def _listed(metadata: Path, _record: _Stamp) -> Recorded | str | None:
+def _listed(metadata: str, _record: _Stamp) -> Recorded | str | None:
     """Return where the record has the file, or why that is not believed."""
     try:
         return static_file_of(metadata)
@@ -83,11 +103,11 @@ def _listed(metadata: Path, _record: _Stamp) -> Recorded | str | None:
 
 @functools.lru_cache(maxsize=256)
 def _believed(
-    metadata: Path, distribution: str, listed: Recorded, _stamps: tuple[_Stamp, _Stamp]
+    metadata: str, distribution: str, listed: Recorded, _stamps: tuple[_Stamp, _Stamp]
 ) -> Found | str:
     """Return what the file holds, or why it is not believed."""
     try:
-        found = _parse(bytes_of(metadata.parent, listed))
+        found = _parse(bytes_of(os.path.dirname(metadata), listed))  # noqa: PTH120
         _compare(metadata, distribution, found)
     except UnfitError as reason:
         return str(reason)
@@ -172,12 +192,13 @@ def _command(row: Any, api: tuple[int, int]) -> PluginDescription:
     return PluginDescription("command", name, target, described, (), (), {}, api, static=True)
 
 
-def _compare(metadata: Path, distribution: str, found: _File) -> None:
+def _compare(metadata: str, distribution: str, found: _File) -> None:
     """Raise UnfitError where the file speaks of other plugins than the entry points of its distribution."""
     if normal(found.distribution) != distribution:
         raise UnfitError(f"it is that of {found.distribution!r}")
     try:
-        text = (metadata / "entry_points.txt").read_text(encoding="utf-8")
+        with open(f"{metadata}/entry_points.txt", encoding="utf-8") as file:  # noqa: PTH123
+            text = file.read()
     except (OSError, UnicodeDecodeError):
         text = ""
     announced = {(kind, name): target for kind, name, target in parse_entry_points(text)}

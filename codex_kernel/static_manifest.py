@@ -16,44 +16,20 @@ from codex_kernel.errors import PluginError
 from codex_kernel.file_record import FILE_NAME
 from codex_kernel.metadata import KERNEL, Entry, normal
 from codex_kernel.plugin_project import Project, read_project
-from codex_kernel.static_file import SCHEMA_VERSION, PluginDescription, look_up
+from codex_kernel.static_file import SCHEMA_VERSION, PluginDescription, read
 
 __all__ = [
-    "PluginDescription",
     "build",
     "build_apart",
     "class_without_code",
     "describe",
     "differences",
-    "fault",
     "imported",
-    "read",
     "text_of",
 ]
 
 CAPABILITIES = ("gpu", "distributed", "resume", "generate")
 """What `codex_capabilities` of a class may hold."""
-
-
-def read(entry: Entry) -> PluginDescription | None:
-    """Return what the distribution's file says of a plugin, without importing it.
-
-    None: there is no such file, `fault` says what is wrong with it, or the installation is editable, so that its code
-    may be newer than its file.
-    """
-    found = look_up(entry)
-    if isinstance(found, str) or found is None:
-        return None
-    described = found.get((entry.kind, entry.name))
-    if described is None or described.target != entry.target:
-        return None
-    return described if described.summary else described._replace(summary=entry.distribution_summary)
-
-
-def fault(entry: Entry) -> str:
-    """Say why the file of the plugin's distribution is not believed; "" where it is, and where there is none."""
-    found = look_up(entry)
-    return found if isinstance(found, str) else ""
 
 
 def describe(entry: Entry) -> PluginDescription:

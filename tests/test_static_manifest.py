@@ -228,7 +228,7 @@ def test_a_plugin_is_described_by_its_file(tmp_path):
     put(far(tmp_path), manifest(), "codex_far/codex-plugin.json")
     entry = entry_of(tmp_path)
     described = static_manifest.describe(entry)
-    assert described == static_manifest.read(entry)
+    assert described == static_file.read(entry)
     assert (described.kind, described.name, described.target) == ("logger", "far", TARGET)
     assert (described.summary, described.hooks, described.static) == (
         "The logger far.",
@@ -236,7 +236,7 @@ def test_a_plugin_is_described_by_its_file(tmp_path):
         True,
     )
     assert (described.plugin_api, described.options) == ((1, 1), section_schema(Inner))
-    assert static_manifest.fault(entry) == ""
+    assert static_file.fault(entry) == ""
 
 
 def test_a_command_is_described_by_its_help(tmp_path):
@@ -257,7 +257,7 @@ def test_without_a_file_the_class_is_asked(tmp_path, monkeypatch):
     far(tmp_path, code=code)
     monkeypatch.syspath_prepend(str(tmp_path))
     entry = entry_of(tmp_path)
-    assert static_manifest.read(entry) is None
+    assert static_file.read(entry) is None
     described = static_manifest.describe(entry)
     sys.modules.pop("codex_far")
     assert (described.summary, described.static) == ("Goes far.", False)
@@ -299,10 +299,10 @@ def test_an_editable_installation_is_asked_itself(tmp_path):
     metadata = far(tmp_path)
     put(metadata, manifest())
     (metadata / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {}}')
-    assert static_manifest.read(entry_of(tmp_path))
+    assert static_file.read(entry_of(tmp_path))
     (metadata / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
-    assert static_manifest.read(entry_of(tmp_path)) is None
-    assert static_manifest.fault(entry_of(tmp_path)) == ""
+    assert static_file.read(entry_of(tmp_path)) is None
+    assert static_file.fault(entry_of(tmp_path)) == ""
 
 
 @pytest.mark.parametrize(
@@ -330,8 +330,8 @@ def test_a_file_that_is_not_whole_or_does_not_fit_is_not_believed(tmp_path, cont
     """`fault` says in one line what is wrong with it, and the plugin counts as one without a file."""
     put(far(tmp_path), content)
     entry = entry_of(tmp_path)
-    assert static_manifest.read(entry) is None
-    said = static_manifest.fault(entry)
+    assert static_file.read(entry) is None
+    said = static_file.fault(entry)
     assert said.startswith("the codex-plugin.json of codex-far 1.0 is not used: ")
     assert why in said
     assert "\n" not in said
@@ -341,9 +341,9 @@ def test_a_file_that_was_changed_or_lost_after_the_installation_is_not_believed(
     """The record has its size and its hash."""
     file = put(far(tmp_path), manifest())
     file.write_text(file.read_text().replace("far.", "fab."))
-    assert "it is not the file that was installed" in static_manifest.fault(entry_of(tmp_path))
+    assert "it is not the file that was installed" in static_file.fault(entry_of(tmp_path))
     file.unlink()
-    assert "it cannot be read: No such file" in static_manifest.fault(entry_of(tmp_path))
+    assert "it cannot be read: No such file" in static_file.fault(entry_of(tmp_path))
 
 
 @pytest.mark.parametrize("place", ["../codex-plugin.json", "/codex-plugin.json"])
@@ -352,7 +352,7 @@ def test_a_record_that_points_elsewhere_is_not_followed(tmp_path, place):
     metadata = far(tmp_path / "site")
     with (metadata / "RECORD").open("a") as record:
         record.write(f"{place},,\n")
-    assert "outside of the installation" in static_manifest.fault(entry_of(tmp_path / "site"))
+    assert "outside of the installation" in static_file.fault(entry_of(tmp_path / "site"))
 
 
 @pytest.mark.parametrize(
@@ -382,8 +382,8 @@ def test_what_a_record_places_wrongly_is_a_reason_and_is_not_judged_by(tmp_path,
     (far(site) / "RECORD").write_text(record)
     entry = entry_of(site)
     assert (entry.plugin_api, entry.status) == (None, "ok")
-    assert why in static_manifest.fault(entry)
-    assert static_manifest.read(entry) is None
+    assert why in static_file.fault(entry)
+    assert static_file.read(entry) is None
 
 
 def test_the_listing_judges_by_a_file_with_a_comma_in_its_quoted_name(tmp_path):
@@ -415,10 +415,10 @@ def test_a_file_is_read_once_for_all_plugins_of_a_distribution(tmp_path, monkeyp
     parse = static_file._parse
     monkeypatch.setattr(static_file, "_parse", lambda data: (read.append(data), parse(data))[1])
     entries = Catalog.scan([str(tmp_path)]).entries
-    assert len([entry for entry in entries if static_manifest.read(entry)]) == 20
+    assert len([entry for entry in entries if static_file.read(entry)]) == 20
     assert len(read) == 1
     file.write_text("[]")
-    assert "it is not the file that was installed" in static_manifest.fault(entries[0])
+    assert "it is not the file that was installed" in static_file.fault(entries[0])
 
 
 def test_two_files_are_none(tmp_path):
@@ -426,7 +426,7 @@ def test_two_files_are_none(tmp_path):
     metadata = far(tmp_path)
     put(metadata, manifest())
     put(metadata, manifest(), "codex_far/codex-plugin.json")
-    assert "its record lists 2 of them" in static_manifest.fault(entry_of(tmp_path))
+    assert "its record lists 2 of them" in static_file.fault(entry_of(tmp_path))
 
 
 # ── making it ─────────────────────────────────────────────────────────────────────────────────────────────────────

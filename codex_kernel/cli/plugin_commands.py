@@ -24,7 +24,7 @@ _KEPT = (CodexError, click.ClickException, click.Abort, click.exceptions.Exit, K
 
 def help_lines(built_in: Collection[str]) -> list[tuple[str, str]]:
     """Return (name, what it does) of the commands of plugins; two of one name each with its distribution."""
-    from codex_kernel import static_manifest
+    from codex_kernel import static_file
 
     lines = []
     listed = [e for e in against(built_in, Catalog.scan().entries) if e.kind == KIND and e.status in CALLED]
@@ -32,7 +32,7 @@ def help_lines(built_in: Collection[str]) -> list[tuple[str, str]]:
     for entry in listed:
         if of_name[entry.full_name] == 1:  # what one distribution has twice cannot be called at all
             name = entry.full_name if entry.status == "claimed twice" else entry.name
-            described = static_manifest.read(entry)
+            described = static_file.read(entry)
             lines.append((name, described.summary if described else entry.summary))
     return lines
 

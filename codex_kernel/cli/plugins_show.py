@@ -14,7 +14,7 @@ from codex_kernel.errors import PluginError
 
 if TYPE_CHECKING:
     from codex_kernel.catalog import Entry
-    from codex_kernel.static_manifest import PluginDescription
+    from codex_kernel.static_file import PluginDescription
 
 
 @click.command()
@@ -44,15 +44,15 @@ def show(name: str, as_schema: bool, as_json: bool) -> None:  # noqa: FBT001 - c
 
 def _described(entry: Entry) -> tuple[PluginDescription | None, str | None, str | None]:
     """Return what is known of a plugin; or None, what is wrong with it, and how to mend it."""
-    from codex_kernel import static_manifest
+    from codex_kernel import static_file
 
-    if static := static_manifest.read(entry):
+    if static := static_file.read(entry):
         return static, None, None
     from codex_kernel.plugin_check import check_one
 
     checked = check_one(entry)
     if checked.description is not None:
-        return static_manifest.PluginDescription(**checked.description), None, None
+        return static_file.PluginDescription(**checked.description), None, None
     reasons = "; ".join(checked.faults or checked.warnings).removeprefix(f"{entry} ").removeprefix(": ")
     return None, f"{entry}: what it does and its options are not known: {reasons}", checked.remedy
 

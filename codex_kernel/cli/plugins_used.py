@@ -163,12 +163,12 @@ def _of(section: Section, catalog: Catalog, source_of: str | None = None) -> Use
 
 def _sources(section: Section, entry: Entry, catalog: Catalog) -> dict[str, Used]:
     """Return what fills the sections within a dataset's, where it is one that is made of others."""
-    from codex_kernel import static_manifest
+    from codex_kernel import static_file
     from codex_kernel.section_schema import takes_sources
 
     options = section.options.value if isinstance(section.options.value, dict) else {}
     node = options.get("sources")
-    known = static_manifest.read(entry)
+    known = static_file.read(entry)
     if section.kind != "dataset" or node is None or not isinstance(node.value, dict):
         return {}
     if known is not None and not takes_sources(known.options):

@@ -42,7 +42,8 @@ def _sections() -> dict[str, dict[str, type | Schema | None]]:
     from codex_kernel.catalog import GROUPS, Catalog
     from codex_kernel.errors import PluginError
     from codex_kernel.metadata import KERNEL
-    from codex_kernel.static_manifest import describe, fault, read
+    from codex_kernel.static_file import fault, read
+    from codex_kernel.static_manifest import describe
 
     catalog = Catalog.scan()
     sections: dict[str, dict[str, type | Schema | None]] = {}

@@ -94,7 +94,8 @@ def _class_of(entry: Entry) -> type:
     """Return the class of a plugin, without its code where its static manifest can be believed; say where it cannot."""
     from codex_kernel.errors import PluginError
     from codex_kernel.loading import load
-    from codex_kernel.static_manifest import class_without_code, fault
+    from codex_kernel.static_file import fault
+    from codex_kernel.static_manifest import class_without_code
 
     if wrong := fault(entry):
         _warn(wrong)

@@ -63,7 +63,7 @@ def _catalog() -> tuple[Catalog, list[Finding]]:
 
 def plugins(catalog: Catalog) -> Iterator[Finding]:
     """Yield the distributions some of whose plugins cannot be used, or whose static manifest is not believed."""
-    from codex_kernel import static_manifest
+    from codex_kernel import static_file
 
     bad: dict[tuple[str, str, str], list[Entry]] = {}
     faults: dict[str, str] = {}
@@ -71,7 +71,7 @@ def plugins(catalog: Catalog) -> Iterator[Finding]:
         if entry.status != "ok":
             key = (f"{entry.distribution} {entry.version}", entry.status, entry.reason)
             bad.setdefault(key, []).append(entry)
-        elif fault := static_manifest.fault(entry):
+        elif fault := static_file.fault(entry):
             faults[entry.distribution] = fault
     for (owner, status, reason), entries in bad.items():
         names = ", ".join(f"{entry.kind} {entry.name}" for entry in entries[:3])
