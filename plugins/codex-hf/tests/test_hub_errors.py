@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
+import datasets
+import huggingface_hub.utils
 import pytest
 
-from codex_hf.hub_errors import silenced
+from codex_hf.hub_errors import asking_hub, silenced
 from codex_hf.source import Source, pretrained_folder
 from codex_kernel import StorageError
 from codex_kernel.testing import make_run
@@ -36,7 +42,7 @@ main()
 """
 
 
-def build(folder: Path, dataset: str) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, dataset: str, stderr: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     """Build the data of a manifest with this dataset, where nobody answers for the hub; return what was said."""
     (folder / "m.yaml").write_text(MANIFEST.replace("DATASET", dataset))
     variables = {
@@ -46,7 +52,7 @@ def build(folder: Path, dataset: str) -> subprocess.CompletedProcess[str]:
     }
     return subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=folder, env={**os.environ, **variables},
-        capture_output=True, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=stderr, text=True, check=False,
     )  # fmt: skip
 
 
@@ -83,6 +89,64 @@ def test_of_a_damaged_file_only_the_error_is_shown(tmp_path, name, content):
     first, second = said.stderr.splitlines()
     assert first.startswith(f"error: rows/{name}: cannot be read behind row 0: ")
     assert second.startswith("  mend or fetch the file again")
+
+
+def test_the_error_of_a_hub_stands_on_one_line():
+    """The library writes advice of its own below its message."""
+    with pytest.raises(StorageError) as caught, asking_hub("a/b", "look"):
+        raise ValueError("no such\n\nrepository\n")
+    assert caught.value.message == "cannot fetch a/b: no such repository"
+
+
+@pytest.mark.parametrize("damage", [slice(200, None), slice(1000, 1400)])
+def test_of_a_damaged_folder_only_the_error_is_shown(tmp_path, damage):
+    """Whether the table is cut short or garbled, which shows only in the row that is read."""
+    datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(100)]}).save_to_disk(tmp_path / "rows")
+    (file,) = (tmp_path / "rows").glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[damage] = b"\xff" * (400 if damage.stop else 0)
+    file.write_bytes(content)
+    said = build(tmp_path, "path: rows")
+    assert said.returncode == 2
+    first = next(line for line in said.stderr.splitlines() if not line.endswith(" …"))
+    assert first.startswith("error: rows")
+    assert "cannot be read" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_on_a_terminal_only_codex_tells_how_far_it_is(tmp_path):
+    """A saved dataset of many files is opened with a bar of the library's where nobody turns it off."""
+    table = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(40)]})
+    table.save_to_disk(tmp_path / "rows", num_shards=20)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
+    said = build(tmp_path, "path: rows", stderr=theirs)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert said.returncode == 0, shown
+    assert "read: 40 of 40 documents" in shown
+    assert "Loading dataset" not in shown
+
+
+@pytest.mark.parametrize("library", ["datasets", "huggingface_hub"])
+def test_bars_are_off_while_a_library_is_asked(library, monkeypatch):
+    """Afterwards they are as before; where the environment asks for them, they are the user's."""
+    module = {"datasets": datasets.utils, "huggingface_hub": huggingface_hub.utils}[library]
+    variable = {"datasets": "HF_DATASETS_DISABLE_PROGRESS_BARS"}.get(library, "HF_HUB_DISABLE_PROGRESS_BARS")
+    monkeypatch.delenv(variable, raising=False)
+    module.enable_progress_bars()
+    with silenced(library):
+        assert module.are_progress_bars_disabled()
+    assert not module.are_progress_bars_disabled()
+    module.disable_progress_bars()
+    with silenced(library):
+        pass
+    assert module.are_progress_bars_disabled()
+    module.enable_progress_bars()
+    monkeypatch.setenv(variable, "0")
+    with silenced(library):
+        assert not module.are_progress_bars_disabled()
 
 
 def test_two_may_silence_a_library_and_end_in_any_order():

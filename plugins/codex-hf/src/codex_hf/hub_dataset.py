@@ -230,7 +230,7 @@ def _unreadable(name: str, rows: int, error: Exception) -> InputError:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what the library raises where data are damaged."""
+    """Return what the library raises where data are damaged: SystemError for texts of a negative length, too."""
     from datasets.exceptions import DatasetsError
 
-    return (OSError, ValueError, TypeError, KeyError, RuntimeError, DatasetsError)
+    return (OSError, ValueError, TypeError, LookupError, RuntimeError, SystemError, DatasetsError)

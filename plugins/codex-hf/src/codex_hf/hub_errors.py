@@ -6,30 +6,38 @@ One rule: a library is silent only while it is asked; its words are those of the
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
+
+from attrs import frozen
 
 from codex_kernel import StorageError
 
+# Where each library turns its progress bars off, and the variable by which a user asks for them all the same.
+_BARS = {
+    "datasets": ("datasets.utils", "HF_DATASETS_DISABLE_PROGRESS_BARS"),
+    "huggingface_hub": ("huggingface_hub.utils", "HF_HUB_DISABLE_PROGRESS_BARS"),
+}
+
 _lock = threading.Lock()
 _silencing: Counter[str] = Counter()
-_levels: dict[str, int] = {}
+_before: dict[str, _Voice] = {}
 
 
 @contextmanager
 def silenced(library: str) -> Iterator[None]:
-    """Keep a library from logging: of a failure it writes what its exception says too, and of each try to repeat it.
+    """Keep a library from logging and from drawing: a run tells how far it is, and an error what its exception says.
 
     Several may hold it at once, and end in any order: generators do.
     """
-    logger = logging.getLogger(library)
     with _lock:
         if not _silencing[library]:
-            _levels[library] = logger.level
-            logger.setLevel(logging.CRITICAL + 1)
+            _before[library] = _silence(library)
         _silencing[library] += 1
     try:
         yield
@@ -37,7 +45,41 @@ def silenced(library: str) -> Iterator[None]:
         with _lock:
             _silencing[library] -= 1
             if not _silencing[library]:
-                logger.setLevel(_levels.pop(library))
+                _restore(library, _before.pop(library))
+
+
+@frozen
+class _Voice:
+    """How loud a library was: the level of its logger, and what drew its bars, where they are to come back."""
+
+    level: int
+    bars: Any
+
+
+def _silence(library: str) -> _Voice:
+    bars = _bars(library)  # first: its imports set the level
+    logger = logging.getLogger(library)
+    voice = _Voice(logger.level, bars)
+    logger.setLevel(logging.CRITICAL + 1)
+    if bars is not None:
+        bars.disable_progress_bars()
+    return voice
+
+
+def _restore(library: str, voice: _Voice) -> None:
+    logging.getLogger(library).setLevel(voice.level)
+    if voice.bars is not None:
+        voice.bars.enable_progress_bars()
+
+
+def _bars(library: str) -> Any:
+    """Return the module that turns a library's bars off and on; None where they are off, or the user's own wish."""
+    if library not in _BARS:
+        return None
+    name, variable = _BARS[library]
+    import_module(f"{name}.logging")  # which sets its level when it is imported
+    module = import_module(name)
+    return None if module.are_progress_bars_disabled() or variable in os.environ else module
 
 
 @contextmanager
@@ -49,10 +91,10 @@ def asking_hub(what: str, remedy: str) -> Iterator[None]:
     # That of the HTTP library in use, which differs from version to version.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    import_module("huggingface_hub.utils.logging")  # which sets its level when it is imported
     with silenced("huggingface_hub"):
         try:
             yield
         # No answer, the answer is an error, it is offline, there is no such repository, or no place on the disk.
         except (HTTPError, OSError, ValueError) as error:
-            raise StorageError(f"cannot fetch {what}: {error}", remedy=remedy) from error
+            reason = " ".join(str(error).split())  # it comes in several lines
+            raise StorageError(f"cannot fetch {what}: {reason}", remedy=remedy) from error
