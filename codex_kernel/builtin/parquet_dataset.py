@@ -1,12 +1,14 @@
 """The dataset `parquet`: a table in columns, one record a row, with text, prompt and completion, or messages.
 
 One rule: only the columns that the section names are read, a batch of rows at a time; a row that is not what the
-section says, a null above all, is given as a BadRecord with its number, counted from 1.
+section says, a null above all, is given as a BadRecord with its number, counted from 1, and so is each row of a row
+group behind a page that is damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,42 +81,85 @@ class _Tables:
 
     def __iter__(self) -> Iterator[Document | BadRecord]:
         for file in self.files:
-            number = 0
-            for batch in _batches(file, self.section):
-                for record in _records(batch):
-                    number += 1
-                    where = f"{file.name}:{number}"
-                    if isinstance(record, UnicodeDecodeError):
-                        yield BadRecord(where, f"a text is not valid UTF-8 at its byte {record.start}")
-                    else:
-                        yield document_of(record, self.section, where)
+            for number, record in enumerate(_rows(file, self.section), 1):
+                where = f"{file.name}:{number}"
+                if isinstance(record, UnicodeDecodeError):
+                    yield BadRecord(where, f"a text is not valid UTF-8 at its byte {record.start}")
+                elif isinstance(record, _Lost):
+                    yield BadRecord(where, record.why, _AGAIN)
+                else:
+                    yield document_of(record, self.section, where)
 
 
-def _batches(file: FoundFile, section: ParquetDataset) -> Iterator[Any]:
-    """Give the rows of a file in batches, with the columns that are read."""
+_AGAIN = "fetch or write the file again, or leave it out: exclude"
+
+
+@frozen
+class _Lost:
+    """A row that lies behind damage in its row group."""
+
+    why: str
+
+
+def _rows(
+    file: FoundFile, section: ParquetDataset
+) -> Iterator[Mapping[str, Any] | UnicodeDecodeError | _Lost]:
+    """Give what is known of each row of a file; raise InputError where it is no table, or the disk fails."""
     import pyarrow.parquet
 
-    rows = 0
+    with _reading(file.name), file.path.open("rb") as stream:
+        # Without `pre_buffer` a column streams by; with it, a row group lies in memory whole.
+        table = pyarrow.parquet.ParquetFile(
+            stream, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+        )
+        columns = columns_of(table.schema_arrow.names, section, file.name)
+        for group in range(table.num_row_groups):
+            yield from _group(table, group, columns, section.batch_rows)
+
+
+def _group(
+    table: Any, group: int, columns: Sequence[str], batch_rows: int
+) -> Iterator[Mapping[str, Any] | UnicodeDecodeError | _Lost]:
+    """Give the rows of a row group; those behind damage are lost, for where the next page begins is not known."""
+    import pyarrow as pa
+
+    count, error, given = table.metadata.row_group(group).num_rows, "it has fewer rows than it says", 0
     try:
-        with file.path.open("rb") as stream:
-            # Without `pre_buffer` a column streams by; with it, a row group lies in memory whole.
-            table = pyarrow.parquet.ParquetFile(
-                stream, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
-            )
-            columns = columns_of(table.schema_arrow.names, section, file.name)
-            for batch in table.iter_batches(section.batch_rows, columns=columns, use_threads=False):
-                yield batch
-                rows += batch.num_rows
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, not that of a damaged page
+        for batch in table.iter_batches(batch_rows, row_groups=[group], columns=columns, use_threads=False):
+            for record in _records(batch):
+                yield record
+                given += 1
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as caught:
+        if _is_of_system(caught):
+            raise
+        error = " ".join(str(caught).split())
+    name = f"row group {group + 1:,} of {table.num_row_groups:,}"
+    if lost := count - given:
+        yield _Lost(f"{name} is damaged, its last {lost:,} of {count:,} rows cannot be read: {error}")
+    for _ in range(lost - 1):
+        yield _Lost(f"lies behind damage in {name}")
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Say whether it is the system that cannot read; of a damaged page the library raises an OSError, too."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn what the library or the system raises into an InputError with the file's name."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and _is_of_system(error):
             raise InputError(
-                f"{file.name}: cannot be read: {error.strerror}",
+                f"{name}: cannot be read: {error.strerror}",
                 remedy="look at the file's permissions and its disk",
             ) from error
-        raise InputError(
-            f"{file.name}: cannot be read as Parquet behind row {rows}: {error}",
-            remedy="fetch or write the file again, or leave it out: exclude",
-        ) from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name}: cannot be read as Parquet: {reason}", remedy=_AGAIN) from error
 
 
 def _records(batch: Any) -> Iterator[Mapping[str, Any] | UnicodeDecodeError]:

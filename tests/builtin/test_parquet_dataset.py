@@ -1,5 +1,7 @@
 import random
+import re
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from codex_kernel import BadRecord, Document, InputError, Message, PluginError
 from codex_kernel.builtin import parquet_dataset
 from codex_kernel.builtin.parquet_dataset import ParquetDataset
 from codex_kernel.testing import make_run
+from tests.command import toy_workplace
 
 
 def read(tmp_path, table, **options):
@@ -61,7 +64,7 @@ def test_nulls_and_broken_texts_are_bad_records(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (b"", "t.parquet: cannot be read as Parquet behind row 0: Parquet file size is 0 bytes"),
+        (b"", "t.parquet: cannot be read as Parquet: Parquet file size is 0 bytes"),
         (b"PAR1 and no more of it", "t.parquet: cannot be read as Parquet"),
         ({"body": ["x"]}, "t.parquet: no column 'text', 'completion' or 'messages', has body"),
     ],
@@ -74,29 +77,61 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path, table, message):
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
-def test_damage_in_the_middle_says_how_far_the_file_could_be_read(tmp_path, compression):
-    """The rows before it are read; the error counts them, and says what to do, however the page was packed."""
+def test_rows_behind_damage_are_bad_records_up_to_the_end_of_their_row_group(tmp_path, compression):
+    """Those before it and those of other row groups are read, with their numbers, however the page was packed."""
     texts = [f"text {number} " * 40 for number in range(4000)]
+    damaged_table(tmp_path / "t.parquet", texts, compression)
+    found = read(tmp_path, (tmp_path / "t.parquet").read_bytes(), batch_rows=100)
+    assert len(found) == 4000
+    bad = [row for row in found if isinstance(row, BadRecord)]
+    assert 0 < len(bad) <= 2000
+    assert [row.text for row in found if isinstance(row, Document)] == [
+        text for text, row in zip(texts, found, strict=True) if isinstance(row, Document)
+    ]
+    places = [row.where if isinstance(row, BadRecord) else row.id for row in found]
+    assert places == [f"t.parquet:{number}" for number in range(1, 4001)]
+    assert re.match(
+        r"row group \d of 4 is damaged, its last [\d,]+ of 1,000 rows cannot be read: ", bad[0].problem
+    )
+    assert bad[1].problem.startswith("lies behind damage in row group ")
+    assert "leave it out" in bad[0].remedy
+
+
+def test_damage_is_an_error_or_counted_by_the_command(tmp_path):
+    """The error says file, row, row group and what to do; `--skip-bad` goes on without the rows that are lost."""
+    workplace = toy_workplace(tmp_path)
+    damaged_table(tmp_path / "t.parquet", [f"text {number} " * 40 for number in range(4000)], "snappy")
+    dataset = "dataset: {type: parquet, paths: [t.parquet]}"
+    text = (tmp_path / "toy.yaml").read_text()
+    workplace.write("m.yaml", re.sub(r"(?m)^dataset:.*$", dataset, text))
+    said = workplace.codex("data", "build", "m.yaml")
+    assert said.code == 2
+    *_, first, second = said.err.splitlines()
+    assert re.match(
+        r"error: t\.parquet:\d+: row group \d of 4 is damaged, its last [\d,]+ of 1,000 rows ", first
+    )
+    assert second.startswith(
+        "  fetch or write the file again, or leave it out: exclude; or --set data.skip_bad=10"
+    )
+    said = workplace.codex("data", "build", "m.yaml", "--skip-bad", "2000")
+    assert said.code == 0, said.err
+    assert re.search(
+        r"warning: [\d,]+ records cannot be read and are skipped .*t\.parquet:\d+: row group", said.err
+    )
+
+
+def damaged_table(file: Path, texts: list[str], compression: str) -> None:
+    """Write a table of four row groups, and turn some bytes in its middle."""
     options = {"compression": compression, "use_dictionary": False, "row_group_size": 1000}
-    parquet.write_table(pa.table({"text": texts}), tmp_path / "t.parquet", **options)
-    damaged = bytearray((tmp_path / "t.parquet").read_bytes())
+    parquet.write_table(pa.table({"text": texts}), file, **options)
+    damaged = bytearray(file.read_bytes())
     middle = len(damaged) // 2
     damaged[middle : middle + 2000] = bytes(byte ^ 0xFF for byte in damaged[middle : middle + 2000])
-    (tmp_path / "t.parquet").write_bytes(damaged)
-    rows = iter(ParquetDataset(paths=["t.parquet"], batch_rows=100).codex_dataset(make_run(tmp_path)))
-    found = []
-    with pytest.raises(
-        InputError, match=r"t\.parquet: cannot be read as Parquet behind row (\d+): "
-    ) as caught:
-        found.extend(row.text for row in rows)
-    assert f"behind row {len(found)}: " in caught.value.message
-    assert 1000 <= len(found) < 3000
-    assert found == texts[: len(found)]
-    assert "leave it out" in caught.value.remedy
+    file.write_bytes(damaged)
 
 
 def test_a_flipped_bit_never_escapes_as_a_traceback(tmp_path):
-    """Wherever a bit of a file is flipped, the rows are read or an InputError says why not."""
+    """Wherever a bit of a file is flipped, each row is read or told to be bad, or an InputError says why none is."""
     parquet.write_table(
         pa.table({"text": ["a" * 50, "b", None], "n": [1, 2, 3]}), tmp_path / "good", write_page_checksum=True
     )
@@ -106,7 +141,7 @@ def test_a_flipped_bit_never_escapes_as_a_traceback(tmp_path):
         bad = bytearray(good)
         bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
         try:
-            read(tmp_path, bytes(bad))
+            told += len([row for row in read(tmp_path, bytes(bad)) if isinstance(row, BadRecord)]) > 1
         except InputError:
             told += 1
     assert told > 50
