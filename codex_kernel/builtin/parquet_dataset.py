@@ -130,11 +130,11 @@ def _group(
                 yield record
                 given += 1
     except (pa.ArrowException, UnicodeDecodeError, OSError) as caught:
-        if _is_of_system(caught):
+        if _is_of_system(caught) or given >= count:
             raise
         error = " ".join(str(caught).split())
     name = f"row group {group + 1:,} of {table.num_row_groups:,}"
-    if lost := count - given:
+    if (lost := count - given) > 0:
         yield _Lost(f"{name} is damaged, its last {lost:,} of {count:,} rows cannot be read: {error}")
     for _ in range(lost - 1):
         yield _Lost(f"lies behind damage in {name}")
