@@ -4,7 +4,8 @@ One rule: the same patterns and files give the same list in the same order on ev
 stands for any number of folders; symbolic links to folders are not followed, and told where what they lead to is not
 read by another way; hidden files and folders are left out unless the pattern itself has a part that begins with a dot.
 Wildcards count in the pattern alone, never in the base, and a path that exists is taken literally. What cannot be
-looked at ends the run; it is not left out.
+looked at ends the run; it is not left out. Bytes of a name that are not UTF-8 are written in hexadecimal: an
+id is text.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class FileOptions:
 class FoundFile:
     """A file of a dataset: `name` is its path relative to the manifest's base, with forward slashes.
 
-    `top` is the folder, relative to the base likewise, in which the pattern that found it looks: the part before its
-    first wildcard.
+    `top` is the folder, relative to the base and as the system has it, in which the pattern that found it looks: the
+    part before its first wildcard.
     """
 
     name: str
@@ -89,11 +90,12 @@ def find(
     for pattern in patterns:
         top = _top(pattern, base)
         for path, kind in _candidates(pattern, base, looked_through):
-            name = _name(path, base)
+            relative = relative_to(base, path)
+            name = as_text(relative)
             if excluded(name, exclude):
                 continue
             real = os.path.realpath(path)
-            if kind == _FILE and (real not in found or os.path.realpath(base) + "/" + name == real):
+            if kind == _FILE and (real not in found or os.path.realpath(base) + "/" + relative == real):
                 found[real] = FoundFile(name, path, top)
             elif kind == _FOLDER:
                 linked[name] = real
@@ -106,19 +108,21 @@ def find(
 
 def _top(pattern: str, base: Path) -> str:
     root, rest = _literal(pattern, base)
-    return _name(root if rest or root.is_dir() else root.parent, base)
+    return relative_to(base, root if rest or root.is_dir() else root.parent)
 
 
-def _name(path: Path, base: Path) -> str:
-    name = PurePosixPath(os.path.relpath(path, base)).as_posix()
+def relative_to(base: Path, path: Path) -> str:
+    """Return a path from the base on, with forward slashes, as the system has it."""
+    return PurePosixPath(os.path.relpath(path, base)).as_posix()
+
+
+def as_text(path: str) -> str:
+    """Return a path as valid text: bytes that are not UTF-8 become a backslash, an x and two digits."""
     try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{os.fsencode(path).decode(errors='backslashreplace')}: the name of the file is not valid UTF-8",
-            remedy="rename it, or leave it out by naming others",
-        ) from error
-    return name
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path).decode(errors="backslashreplace")
+    return path
 
 
 def matches(pattern: str, base: Path) -> Iterator[Path]:
@@ -207,7 +211,7 @@ def _kind(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return _LOST if path.is_symlink() else "nothing"
     except OSError as error:
-        raise InputError(f"{path}: cannot be looked at: {error.strerror}") from error
+        raise InputError(f"{as_text(str(path))}: cannot be looked at: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{str(path)!r}: is no path: {error}") from error
 
@@ -247,7 +251,7 @@ def _refuse_folder(error: OSError) -> None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return  # where the walk begins there is nothing: no file matches
     raise InputError(
-        f"{error.filename}: the folder cannot be listed: {error.strerror}",
+        f"{as_text(error.filename)}: the folder cannot be listed: {error.strerror}",
         remedy="give yourself the right to read it, or name the files beside it",
     ) from error
 

@@ -16,7 +16,15 @@ from attrs import frozen
 
 from codex_kernel import BadRecord, Document, InputError, RunContext, hookimpl, option
 from codex_kernel.builtin.compressed import ArchiveError, compression_problems, open_file, plain_name
-from codex_kernel.builtin.files import FileOptions, FoundFile, file_problems, files_of, find
+from codex_kernel.builtin.files import (
+    FileOptions,
+    FoundFile,
+    as_text,
+    file_problems,
+    files_of,
+    find,
+    relative_to,
+)
 from codex_kernel.builtin.languages import LANGUAGES, language_of
 
 
@@ -171,8 +179,8 @@ def _undecodable(file: FoundFile, section: TextFiles, data: bytes, error: Unicod
 def _group(file: FoundFile, by: str, base: Path) -> str:
     if by == "file":
         return file.name
-    folder = PurePosixPath(file.name).parent.as_posix()
-    return folder if by == "folder" else _repository(folder, file.top, base)
+    folder = PurePosixPath(relative_to(base, file.path)).parent.as_posix()
+    return as_text(folder if by == "folder" else _repository(folder, file.top, base))
 
 
 @lru_cache(maxsize=4096)

@@ -5,12 +5,14 @@ import socket
 import attrs
 import pytest
 
-from codex_kernel import BadRecord, InputError
+from codex_kernel import BadRecord, Document, InputError
 from codex_kernel.builtin import languages
 from codex_kernel.builtin.files import excluded, find
 from codex_kernel.builtin.languages import BY_SUFFIX, LANGUAGES, language_of
 from codex_kernel.builtin.text_files import TextFiles
 from codex_kernel.testing import make_run
+from tests.command import toy_workplace
+from tests.toys import TOY_MANIFEST
 
 
 def tree(folder, *names):
@@ -305,11 +307,55 @@ def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
     assert names(tmp_path, ".") == ["a.txt"]
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
-    """A file whose name is not UTF-8 could have no id."""
-    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
-    with pytest.raises(InputError, match=r"caf.xe9\.txt.*not valid UTF-8"):
-        names(tmp_path, "*.txt")
+STRANGE = os.fsdecode(b"caf\xe9")
+"""A name that is not UTF-8, as Python has it."""
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_its_bytes(tmp_path):
+    """So its id is text; it is found by folders and globs, left out by what is shown, and reached by a link once."""
+    for name in (f"{STRANGE}.py", "a.py"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "link.py").symlink_to(f"{STRANGE}.py")
+    assert names(tmp_path, ".") == ["a.py", r"caf\xe9.py"]
+    assert names(tmp_path, "caf?.py") == [r"caf\xe9.py"]
+    assert names(tmp_path, ".", exclude=[r"caf\xe9.py"]) == ["a.py", "link.py"]
+    _, document = TextFiles(paths=["."]).codex_dataset(make_run(tmp_path))
+    assert document == Document(r"caf\xe9.py", r"caf\xe9.py", "text", language="python")
+
+
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [("folder", [r"caf\xe9/a", r"caf\xe9/b/in"]), ("repository", [r"caf\xe9", r"caf\xe9/b"])],
+)
+def test_folders_whose_names_are_not_utf_8_are_groups(tmp_path, by, groups):
+    """The repository is looked for where the folder is, and not at the name that it is written with."""
+    for name in ("a", "b/in"):
+        (tmp_path / STRANGE / name).mkdir(parents=True)
+        (tmp_path / STRANGE / name / "x.py").write_text("text")
+    for repository in ("", "b"):
+        (tmp_path / STRANGE / repository / ".git").mkdir()
+    documents = TextFiles(paths=["."], group_by=by).codex_dataset(make_run(tmp_path))
+    assert [document.group for document in documents] == groups
+
+
+@pytest.mark.parametrize(
+    "dataset", ["text-files, paths: [d]", "jsonl, paths: [d/*.jsonl]", "csv, paths: ['d/*.csv']"]
+)
+def test_a_run_trains_on_files_whose_names_are_not_utf_8(tmp_path, dataset):
+    """A bad record in such a file is told by the name that can be written."""
+    workplace = toy_workplace(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / f"{STRANGE}.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(40)))
+    (tmp_path / "d" / f"{STRANGE}.csv").write_text("text\n" + "".join(f"text {n}\n" for n in range(40)))
+    manifest = TOY_MANIFEST.replace("{type: toy}", f"{{type: {dataset}}}", 1).replace("0.2", "0")
+    workplace.write("m.yaml", manifest)
+    said = workplace.codex("run", "m.yaml", "--run-dir", "run")
+    assert said.code == 0, said.err
+    for name in ("jsonl", "csv"):
+        (tmp_path / "d" / f"{STRANGE}.{name}").write_bytes(b"text,b\n\xff\n")
+    said = workplace.codex("data", "validate", "m.yaml")
+    assert said.code == 2
+    assert r"d/caf\xe9." in said.out + said.err
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):

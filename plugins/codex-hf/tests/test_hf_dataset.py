@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,16 @@ def test_what_is_missing_is_named_before(tmp_path, options, message):
     with pytest.raises(InputError) as caught:
         read(tmp_path, **options)
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "arrow"])
+def test_a_name_that_is_not_utf_8_is_told_before(tmp_path, suffix):
+    """The library opens some of such files and not others."""
+    (tmp_path / os.fsdecode(f"caf\udce9.{suffix}".encode(errors="surrogateescape"))).write_text("")
+    [problem] = HFDataset(path=Path(), files=[f"*.{suffix}"]).codex_preflight(tmp_path)
+    assert problem == (
+        rf"files: the name caf\xe9.{suffix} is not valid UTF-8 (rename the file, or name others)"
+    )
 
 
 def test_a_damaged_saved_folder_is_refused(tmp_path):

@@ -7,6 +7,7 @@ manifest names, record by record, and a record that is not what the section says
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -147,7 +148,20 @@ def _local_files(section: HFDataset, base: Path) -> list[tuple[str, Path]]:
     }
     if not found:
         raise InputError(f"files: no file in {folder} matches {', '.join(section.files)}")
+    for file in found:
+        _check_name(file)
     return [((PurePosixPath(name) / file).as_posix(), found[file]) for file in sorted(found)]
+
+
+def _check_name(file: str) -> None:
+    """Raise InputError for a name that is not UTF-8: neither can it be an id, nor does Arrow open such a file."""
+    try:
+        file.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(file).decode(errors="backslashreplace")
+        raise InputError(
+            f"files: the name {shown} is not valid UTF-8", remedy="rename the file, or name others"
+        ) from error
 
 
 # ── the library ───────────────────────────────────────────────────────────────────────────────────────────────────
