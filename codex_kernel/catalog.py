@@ -104,12 +104,15 @@ class Catalog(NamedTuple):
     def find(self, kind: str, name: str, distribution: str | None = None) -> Entry:
         """Return the one entry of that name that can be used; raise PluginError where there is none, or several.
 
-        One that a later kernel drops is said on standard error, once for its distribution.
+        One that others claim too, and that is picked by its full name, has the status it has by itself. One that a
+        later kernel drops is said on standard error, once for its distribution.
         """
         named = self.named(kind, name, distribution)
         usable = [e for e in named if e.takes_part]
-        if len(usable) == 1 and usable[0].status in {"ok", "older"}:
+        if len(usable) == 1 and usable[0].status in {"ok", "older", "claimed twice"}:
             (found,) = usable
+            if found.status == "claimed twice":
+                found = _of_age(found._replace(status="ok", reason=""))
             if found.status == "older":
                 _warn(f"{found.distribution} {found.version} is {found.reason}; ask its authors")
             return found
@@ -119,11 +122,7 @@ class Catalog(NamedTuple):
             raise remedies.unknown(self, kind, name, distribution)
         if len(usable) > 1:
             raise remedies.ambiguous(kind, name, usable)
-        found = (usable or named)[0]
-        error = remedies.unusable(found)
-        if error is not None:
-            raise error
-        return found  # claimed twice, and picked by its full name
+        raise remedies.unusable((usable or named)[0])
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,7 +171,12 @@ def _alone(entry: Entry, path: Sequence[str]) -> Entry:
     if not _fits(entry.kernel_requirement):
         reason = f"needs codex-kernel{entry.kernel_requirement}, this is {__version__}"
         return entry._replace(status="incompatible", reason=reason)
-    if entry.plugin_api is None:
+    return _of_age(entry)
+
+
+def _of_age(entry: Entry) -> Entry:
+    """Judge an entry by the API that it was made for, where it says one."""
+    if entry.plugin_api is None or normal(entry.distribution) == KERNEL:
         return entry
     verdict = judge_api(entry.plugin_api)
     made, ours = in_words(entry.plugin_api), in_words(PLUGIN_API)

@@ -59,10 +59,8 @@ def _how_to_get(catalog: Catalog, kind: str, name: str) -> str:
     return f"installed: {', '.join(names)}" if names else f"no {kind} plugin is installed"
 
 
-def unusable(entry: Entry) -> PluginError | None:
-    """Return the error of a plugin that is there and may not be used; None where it may."""
-    if entry.status not in _REMEDIES:
-        return None
+def unusable(entry: Entry) -> PluginError:
+    """Return the error of a plugin that is there and may not be used."""
     return PluginError(f"{entry}: {entry.reason}", remedy=_REMEDIES[entry.status](entry))
 
 

@@ -16,7 +16,7 @@ from codex_kernel.api import CURRENT_SINCE, OLDEST_API, PLUGIN_API, judge_api
 from codex_kernel.catalog import GROUPS, Catalog
 from codex_kernel.errors import PluginError
 from codex_kernel.hookspecs import SPECS
-from tests.command import Workplace, toy_workplace
+from tests.command import Said, Workplace, toy_workplace
 from tests.toys import TOY_MANIFEST, install
 
 FIRST = Path(__file__).parent / "first"
@@ -136,31 +136,93 @@ def test_a_plugin_for_an_older_api_works_with_one_warning_and_an_event(tmp_path)
     assert event["plugin"] == "logger 'mine' (codex-mine 1.0)"
 
 
+TOLD = (
+    "warning: codex-mine 1.0 is made for plugin API 1.2, which a later kernel drops; this one has 1.7; "
+    "ask its authors"
+)
+
+
+def older(workplace: Workplace, entry_points: str, source: str) -> None:
+    """Put plugins for an older API into the workplace, and a later kernel."""
+    made_for(workplace.site, "[1, 2]")
+    (metadata,) = workplace.site.glob("codex_mine-*.dist-info")
+    (metadata / "entry_points.txt").write_text(entry_points)
+    (workplace.site / "codex_mine.py").write_text(source)
+    (workplace.site / "sitecustomize.py").write_text(LATER_KERNEL)
+
+
 def test_every_command_that_uses_an_older_plugin_says_so(tmp_path):
     """Also those that open a tokenizer or the checkpoints of a run by their plugin alone."""
     workplace = toy_workplace(tmp_path)
-    made_for(workplace.site, "[1, 2]")
-    (metadata,) = workplace.site.glob("codex_mine-*.dist-info")
-    (metadata / "entry_points.txt").write_text(
-        "[codex.tokenizers]\nmine = codex_mine:Mine\n\n[codex.checkpointers]\nolder = codex_mine:Kept\n"
-    )
-    (workplace.site / "codex_mine.py").write_text(
+    older(
+        workplace,
+        "[codex.tokenizers]\nmine = codex_mine:Mine\n\n[codex.checkpointers]\nolder = codex_mine:Kept\n",
         "from codex_kernel.builtin.bytes_tokenizer import BytesTokenizer as Mine\n"
-        "from codex_toys import ToyCheckpointer as Kept\n"
+        "from codex_toys import ToyCheckpointer as Kept\n",
     )
-    (workplace.site / "sitecustomize.py").write_text(LATER_KERNEL)
     workplace.write("m.yaml", TOY_MANIFEST.replace("checkpointer: {type: toy", "checkpointer: {type: older"))
-    told = (
-        "warning: codex-mine 1.0 is made for plugin API 1.2, which a later kernel drops; this one has 1.7; "
-    )
+    workplace.write("ids.txt", "65 66")
     for words in (
-        ("run", "m.yaml", "--run-dir", "run"),
-        ("checkpoints", "list", "run"),
-        ("tokenizer", "encode", "mine", "m.yaml"),
+        "run m.yaml --run-dir run",
+        "validate m.yaml",
+        "plan m.yaml",
+        "data build m.yaml",
+        "checkpoints list run",
+        "checkpoints show run",
+        "checkpoints verify run",
+        "checkpoints prune run",
+        "checkpoints export run --to out",
+        "generate run --prompt a --max-new-tokens 1",
+        "verify-resume m.yaml",
+        "resume run --set trainer.max_steps=8 --allow-change trainer.max_steps",
+        "tokenizer encode mine m.yaml",
+        "tokenizer decode mine ids.txt",
+        "tokenizer fingerprint mine",
+        "tokenizer compare mine bytes ids.txt",
     ):
-        said = workplace.codex(*words)
-        assert said.code == 0, said.err
-        assert [line for line in said.err.splitlines() if "codex-mine" in line] == [f"{told}ask its authors"]
+        said = workplace.codex(*words.split())
+        assert [line for line in said.err.splitlines() if "made for" in line] == [TOLD], (words, said)
+
+
+def test_an_older_tokenizer_that_is_trained_is_told_by_each_command_that_opens_it(tmp_path):
+    """Where it is trained, where it is opened from its folder, and where a run's own is."""
+    workplace = toy_workplace(tmp_path)
+    source = "from codex_hf.bpe import HFBPETokenizer as Mine\n"
+    older(workplace, "[codex.tokenizers]\nmine = codex_mine:Mine\n", source)
+    workplace.write(
+        "m.yaml", TOY_MANIFEST.replace("tokenizer: bytes", "tokenizer: {type: mine, vocab_size: 270}")
+    )
+    workplace.write("text.txt", "some text")
+    for words in (
+        "tokenizer train m.yaml --output trained",
+        "tokenizer encode trained text.txt",
+        "tokenizer stats m.yaml",
+        "run m.yaml --run-dir run",
+        "tokenizer fingerprint run",
+    ):
+        said = workplace.codex(*words.split())
+        assert said.code == 0, (words, said.err)
+        assert [line for line in said.err.splitlines() if "made for" in line] == [TOLD], (words, said)
+
+
+def test_an_older_plugin_whose_name_another_claims_is_told_when_it_is_picked(tmp_path):
+    """And in the run's events; its full name does not make it newer."""
+    workplace = toy_workplace(tmp_path)
+    older(
+        workplace,
+        "[codex.loggers]\nmine = codex_mine:Mine\n\n[codex.commands]\nmine = codex_mine:command\n",
+        "import click\nfrom codex_kernel.builtin.jsonl_logger import JsonlLogger as Mine\n"
+        "@click.command()\ndef command(): click.echo('called')\n",
+    )
+    both = {"codex.loggers": {"mine": "codex_rival:Mine"}, "codex.commands": {"mine": "codex_rival:Mine"}}
+    install(workplace.site, "codex-rival", both, modules={"codex_rival": ""})
+    workplace.write("m.yaml", TOY_MANIFEST.replace("loggers: [toy]", "loggers: [codex-mine/mine]"))
+    said = workplace.codex("run", "m.yaml", "--run-dir", "run")
+    assert said.code == 0, said.err
+    assert [line for line in said.err.splitlines() if "made for" in line] == [TOLD]
+    events = (tmp_path / "run" / "events.ndjson").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in events].count("plugin_api_older") == 1
+    assert workplace.codex("codex-mine/mine") == Said(0, "called\n", f"{TOLD}\n")
 
 
 # ── the first API ─────────────────────────────────────────────────────────────────────────────────────────────────
