@@ -541,6 +541,25 @@ def test_a_folder_without_tokenizer_is_an_error(tmp_path):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"vocab.json": b"{", "merges.txt": b"a b"}, "GPT2Tokenizer"),
+        ({"vocab.json": b"{}", "merges.txt": b"\xff\xfe"}, "GPT2Tokenizer"),
+        ({"tokenizer.model": b"junk"}, "LlamaTokenizer"),
+    ],
+)
+def test_a_damaged_vocabulary_is_an_error_of_one_line(tmp_path, files, kind, capfd):
+    """Whatever the parsers raise, and they write nothing of their own."""
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    with pytest.raises(InputError, match="no tokenizer in") as caught:
+        load(tmp_path, eos_token="</s>")
+    assert "\n" not in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("option", [{"vocab_size": 300}, {"min_frequency": 3}, {"special_tokens": ["<pad>"]}])
 def test_options_of_training_beside_a_path_are_refused(option):
     """What a loaded vocabulary would leave unread is an error when the manifest is read."""
