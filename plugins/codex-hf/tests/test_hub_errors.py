@@ -129,24 +129,30 @@ def test_on_a_terminal_only_codex_tells_how_far_it_is(tmp_path):
     assert "Loading dataset" not in shown
 
 
-@pytest.mark.parametrize("library", ["datasets", "huggingface_hub"])
-def test_bars_are_off_while_a_library_is_asked(library, monkeypatch):
+def test_bars_of_datasets_are_off_while_it_is_asked(monkeypatch):
     """Afterwards they are as before; where the environment asks for them, they are the user's."""
-    module = {"datasets": datasets.utils, "huggingface_hub": huggingface_hub.utils}[library]
-    variable = {"datasets": "HF_DATASETS_DISABLE_PROGRESS_BARS"}.get(library, "HF_HUB_DISABLE_PROGRESS_BARS")
+    module, variable = datasets.utils, "HF_DATASETS_DISABLE_PROGRESS_BARS"
     monkeypatch.delenv(variable, raising=False)
     module.enable_progress_bars()
-    with silenced(library):
+    with silenced("datasets"):
         assert module.are_progress_bars_disabled()
     assert not module.are_progress_bars_disabled()
     module.disable_progress_bars()
-    with silenced(library):
+    with silenced("datasets"):
         pass
     assert module.are_progress_bars_disabled()
     module.enable_progress_bars()
     monkeypatch.setenv(variable, "0")
-    with silenced(library):
+    with silenced("datasets"):
         assert not module.are_progress_bars_disabled()
+
+
+def test_bars_of_downloads_are_left_alone(monkeypatch):
+    """They tell how long a download takes, and codex does not."""
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    huggingface_hub.utils.enable_progress_bars()
+    with asking_hub("a/b", "look"):
+        assert not huggingface_hub.utils.are_progress_bars_disabled()
 
 
 def test_two_may_silence_a_library_and_end_in_any_order():

@@ -18,11 +18,9 @@ from attrs import frozen
 
 from codex_kernel import StorageError
 
-# Where each library turns its progress bars off, and the variable by which a user asks for them all the same.
-_BARS = {
-    "datasets": ("datasets.utils", "HF_DATASETS_DISABLE_PROGRESS_BARS"),
-    "huggingface_hub": ("huggingface_hub.utils", "HF_HUB_DISABLE_PROGRESS_BARS"),
-}
+# Where a library turns its progress bars off, and the variable by which a user asks for them all the same. Not those of
+# huggingface_hub: they tell how long a download takes, which nobody else does.
+_BARS = {"datasets": ("datasets.utils", "HF_DATASETS_DISABLE_PROGRESS_BARS")}
 
 _lock = threading.Lock()
 _silencing: Counter[str] = Counter()
@@ -31,7 +29,7 @@ _before: dict[str, _Voice] = {}
 
 @contextmanager
 def silenced(library: str) -> Iterator[None]:
-    """Keep a library from logging and from drawing: a run tells how far it is, and an error what its exception says.
+    """Keep a library from logging, and `datasets` from drawing: a run tells how far it is, an error what was wrong.
 
     Several may hold it at once, and end in any order: generators do.
     """
@@ -91,6 +89,7 @@ def asking_hub(what: str, remedy: str) -> Iterator[None]:
     # That of the HTTP library in use, which differs from version to version.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+    import_module("huggingface_hub.utils.logging")  # which sets its level when it is imported
     with silenced("huggingface_hub"):
         try:
             yield
