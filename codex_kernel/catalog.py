@@ -68,6 +68,8 @@ class Catalog(NamedTuple):
 
     def warn_of_unknown(self, distributions: Iterable[str], where: str) -> None:
         """Say on standard error, once, which of these distributions are not installed: a slip leaves plugins out."""
+        if _is_a_shell_asking():
+            return
         there = {normal(entry.distribution) for entry in self.entries}
         for name in distributions:
             if normal(name) not in {KERNEL, *there} and not _is_installed(name):
@@ -110,9 +112,7 @@ class Catalog(NamedTuple):
         named = self.named(kind, name, distribution)
         usable = [e for e in named if e.takes_part]
         if len(usable) == 1 and usable[0].status in {"ok", "older", "claimed twice"}:
-            (found,) = usable
-            if found.status == "claimed twice":
-                found = _of_age(found._replace(status="ok", reason=""))
+            found = _by_itself(usable[0])
             if found.status == "older":
                 _warn(f"{found.distribution} {found.version} is {found.reason}; ask its authors")
             return found
@@ -139,10 +139,15 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
+def _is_a_shell_asking() -> bool:
+    """Say whether this is a completion: the user is typing, and wants no words in between."""
+    return "_CODEX_COMPLETE" in os.environ
+
+
 @functools.cache
 def _warn(text: str) -> None:
-    """Say it once, however often the path is scanned; not where a shell asks, while the user is typing."""
-    if "_CODEX_COMPLETE" not in os.environ:
+    """Say it once, however often the path is scanned."""
+    if not _is_a_shell_asking():
         sys.stderr.write(f"warning: {text}\n")
 
 
@@ -200,9 +205,14 @@ def _missing(entry: Entry, path: Sequence[str]) -> str:
     return f"its module {module} is not there, only {entry.metadata} is left"
 
 
+def _by_itself(entry: Entry) -> Entry:
+    """Return an entry with the status that it has whoever else claims its name."""
+    return _of_age(entry._replace(status="ok", reason="")) if entry.status == "claimed twice" else entry
+
+
 def _together(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Mark the names that more than one distribution has, and those that one has twice."""
-    entries = [e._replace(status="ok", reason="") if e.status == "claimed twice" else e for e in entries]
+    entries = [_by_itself(entry) for entry in entries]
     owners: dict[tuple[str, str], dict[str, Entry]] = {}
     targets: dict[tuple[str, str, str], list[str]] = {}
     for entry in entries:

@@ -225,6 +225,20 @@ def test_an_older_plugin_whose_name_another_claims_is_told_when_it_is_picked(tmp
     assert workplace.codex("codex-mine/mine") == Said(0, "called\n", f"{TOLD}\n")
 
 
+def test_an_older_plugin_is_told_when_its_rival_is_left_out(tmp_path):
+    """What is allowed decides who claims a name, and not for which API it was made."""
+    workplace = toy_workplace(tmp_path)
+    source = "from codex_kernel.builtin.jsonl_logger import JsonlLogger as Mine\n"
+    older(workplace, "[codex.loggers]\nmine = codex_mine:Mine\n", source)
+    rival = {"codex.loggers": {"mine": "codex_rival:Mine"}}
+    install(workplace.site, "codex-rival", rival, modules={"codex_rival": ""})
+    allowed = "plugins: {allow: [codex-mine, codex-toys]}\n"
+    workplace.write("m.yaml", allowed + TOY_MANIFEST.replace("loggers: [toy]", "loggers: [mine]"))
+    said = workplace.codex("validate", "m.yaml")
+    assert said.code == 0, said.err
+    assert [line for line in said.err.splitlines() if "made for" in line] == [TOLD]
+
+
 # ── the first API ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
