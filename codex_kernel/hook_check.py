@@ -30,17 +30,23 @@ def unknown(label: str, hook: str, where: str = "") -> PluginError:
     )
 
 
+def implemented(name: str, function: object) -> str | None:
+    """Return the hook that a method implements, known or not; None where it is none, or one for other kernels alone."""
+    marked = getattr(function, "codex_impl", None)
+    if marked is None:
+        return None
+    said = marked if isinstance(marked, dict) else {}
+    hook = said.get("specname") or name
+    return None if said.get("optionalhook") and hook not in known_hooks() else hook
+
+
 def check(plugin: object, label: str) -> None:
     """Raise PluginError for an implementation of no hook, and for one that cannot be called as it was meant."""
     for name, function in inspect.getmembers(type(plugin), inspect.isfunction):
-        marked = getattr(function, "codex_impl", None)
-        if marked is None:
+        hook = implemented(name, function)
+        if hook is None:
             continue
-        said = marked if isinstance(marked, dict) else {}
-        hook = said.get("specname") or name
         if hook not in known_hooks():
-            if said.get("optionalhook"):  # it is meant for other kernels
-                continue
             raise unknown(label, hook)
         _check_signature(getattr(plugin, name), name, hook, label)
 

@@ -96,16 +96,11 @@ def imported(entry: Entry) -> PluginDescription:
 
 def _hooks(cls: type) -> Iterator[str]:
     """Yield the hooks of a class, but those that it has for other kernels, which say so: `optionalhook`."""
-    from codex_kernel.hook_check import known_hooks
+    from codex_kernel.hook_check import implemented
 
     for name in dir(cls):
-        said = getattr(getattr(cls, name, None), "codex_impl", None)
-        if said is not None and not (_is_optional(said) and name not in known_hooks()):
-            yield name
-
-
-def _is_optional(said: object) -> bool:
-    return isinstance(said, dict) and bool(said.get("optionalhook"))
+        if hook := implemented(name, getattr(cls, name, None)):
+            yield hook
 
 
 def check_hooks(entry: Entry) -> None:

@@ -518,6 +518,15 @@ def test_a_hook_for_other_kernels_is_no_fault_and_is_not_in_the_file(tmp_path):
     assert made["plugins"][0]["hooks"] == ["codex_metrics"]
 
 
+def test_a_method_of_another_name_is_in_the_file_by_its_hook(tmp_path):
+    """Its decorator says which hook it implements: `specname`. A run and the file then mean the same."""
+    named = GOOD.replace("@hookimpl", '@hookimpl(specname="codex_metrics")').replace(
+        "def codex_metrics", "def seen"
+    )
+    made = static_manifest.build_apart(read_project(far_project(tmp_path, named)))
+    assert made["plugins"][0]["hooks"] == ["codex_metrics"]
+
+
 STARTS = "import pathlib, subprocess, sys\npathlib.Path({!r}).write_text(str(subprocess.Popen(['sleep', '600']).pid))\n"
 
 
