@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def direct_url_of(metadata: str | Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("url"), str) else None
 
 
-def is_editable(metadata: str | Path) -> bool:
-    """Say whether a distribution's code lies where its author works on it."""
-    folder = (direct_url_of(metadata) or {}).get("dir_info")
+def is_editable(note: Mapping[str, Any] | None) -> bool:
+    """Say whether code lies where its author works on it; note: as `direct_url_of` returns it."""
+    folder = None if note is None else note.get("dir_info")
     return isinstance(folder, dict) and folder.get("editable") is True
 
 
@@ -105,9 +106,8 @@ def _record(metadata: str | Path) -> str | None:
 
 def _rows(text: str) -> tuple[Recorded, ...] | None:
     """Return the lines of a RECORD, which is CSV: a name may be quoted, and hold a comma."""
-    if (
-        '"' not in text and "\r" not in text
-    ):  # as most are: importing csv would cost a listing more than the scan
+    # Most are without both: importing csv would cost a listing more than the scan.
+    if '"' not in text and "\r" not in text:
         return tuple(Recorded(*line.split(",")[:3]) for line in text.split("\n") if line)
     import csv
 

@@ -102,7 +102,7 @@ def source_of(metadata: Path) -> _Asked | None:
     except ValueError:  # it is no URL
         return None
     place = unquote(parts.path) if parts.scheme == "file" else _public(note["url"])
-    return _Asked(place, editable=is_editable(metadata)) if place else None
+    return _Asked(place, editable=is_editable(note)) if place else None
 
 
 # ── uv tool ───────────────────────────────────────────────────────────────────────────────────────────────────────

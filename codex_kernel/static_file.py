@@ -11,7 +11,15 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from codex_kernel.file_record import FILE_NAME, Recorded, UnfitError, bytes_of, is_editable, static_file_of
+from codex_kernel.file_record import (
+    FILE_NAME,
+    Recorded,
+    UnfitError,
+    bytes_of,
+    direct_url_of,
+    is_editable,
+    static_file_of,
+)
 from codex_kernel.metadata import Entry, normal, parse_entry_points
 
 SCHEMA_VERSION = 1
@@ -46,7 +54,7 @@ def look_up(entry: Entry) -> Found | str | None:
     """
     metadata = entry.folder
     listed = _listed(metadata, _stamp(metadata, "RECORD"))
-    if listed is None or is_editable(metadata):
+    if listed is None or is_editable(direct_url_of(metadata)):
         return None
     found: Found | str
     if isinstance(listed, str):

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from codex_kernel.catalog import Entry
 from codex_kernel.errors import InputError
+from codex_kernel.file_record import is_editable
 from codex_kernel.installers import install_line
 from codex_kernel.manifest import PLUGIN_NAME
 from codex_kernel.metadata import parse_entry_points
@@ -72,11 +73,11 @@ def install_again(metadata: Path) -> str:
 
 def project_folder(metadata: Path) -> Path | None:
     """Return the folder of the project that an editable installation came from; None where it is none."""
-    note = direct_url(metadata) or {}
-    info, url = note.get("dir_info"), urlsplit(str(note.get("url")))
-    if url.scheme != "file" or not isinstance(info, dict) or info.get("editable") is not True:
+    note = direct_url(metadata)
+    if note is None or not is_editable(note):
         return None
-    return Path(unquote(url.path))
+    url = urlsplit(note["url"])
+    return Path(unquote(url.path)) if url.scheme == "file" else None
 
 
 def _dynamic(table: Mapping[str, Any]) -> list[object]:

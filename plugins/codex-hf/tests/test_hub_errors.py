@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -155,9 +156,10 @@ def test_bars_of_downloads_are_left_alone(monkeypatch):
         assert not huggingface_hub.utils.are_progress_bars_disabled()
 
 
-def test_two_may_silence_a_library_and_end_in_any_order():
+def test_two_may_silence_a_library_and_end_in_any_order(request):
     """It speaks as before once the last one has ended."""
-    logger = logging.getLogger("codex.test.library")
+    logger = logging.getLogger("huggingface_hub")
+    request.addfinalizer(partial(logger.setLevel, logger.level))
     logger.setLevel(logging.INFO)
     first, second = silenced(logger.name), silenced(logger.name)
     first.__enter__()

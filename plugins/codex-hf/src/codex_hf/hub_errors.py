@@ -10,32 +10,30 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from typing import Any
-
-from attrs import frozen
 
 from codex_kernel import StorageError
 
-# Where a library turns its progress bars off, and the variable by which a user asks for them all the same. Not those of
-# huggingface_hub: they tell how long a download takes, which nobody else does.
-_BARS = {"datasets": ("datasets.utils", "HF_DATASETS_DISABLE_PROGRESS_BARS")}
+_BARS_VARIABLE = "HF_DATASETS_DISABLE_PROGRESS_BARS"
+"""By this a user says whether `datasets` draws bars."""
 
 _lock = threading.Lock()
 _silencing: Counter[str] = Counter()
-_before: dict[str, _Voice] = {}
+_undone: dict[str, ExitStack] = {}
+"""What gives a silenced library its voice back."""
 
 
 @contextmanager
 def silenced(library: str) -> Iterator[None]:
     """Keep a library from logging, and `datasets` from drawing: a run tells how far it is, an error what was wrong.
 
-    Several may hold it at once, and end in any order: generators do.
+    The bars of huggingface_hub stay: they tell how long a download takes, which nobody else does. Several may hold a
+    library at once, and end in any order: generators do.
     """
     with _lock:
         if not _silencing[library]:
-            _before[library] = _silence(library)
+            _undone[library] = _silence(library)
         _silencing[library] += 1
     try:
         yield
@@ -43,41 +41,23 @@ def silenced(library: str) -> Iterator[None]:
         with _lock:
             _silencing[library] -= 1
             if not _silencing[library]:
-                _restore(library, _before.pop(library))
+                _undone.pop(library).close()
 
 
-@frozen
-class _Voice:
-    """How loud a library was: the level of its logger, and what drew its bars, where they are to come back."""
-
-    level: int
-    bars: Any
-
-
-def _silence(library: str) -> _Voice:
-    bars = _bars(library)  # first: its imports set the level
+def _silence(library: str) -> ExitStack:
+    """Silence a library; return what undoes it when it is closed."""
+    import_module(f"{library}.utils.logging")  # which sets the level when it is imported
     logger = logging.getLogger(library)
-    voice = _Voice(logger.level, bars)
+    undo = ExitStack()
+    undo.callback(logger.setLevel, logger.level)
     logger.setLevel(logging.CRITICAL + 1)
-    if bars is not None:
-        bars.disable_progress_bars()
-    return voice
+    if library == "datasets":
+        from datasets import utils
 
-
-def _restore(library: str, voice: _Voice) -> None:
-    logging.getLogger(library).setLevel(voice.level)
-    if voice.bars is not None:
-        voice.bars.enable_progress_bars()
-
-
-def _bars(library: str) -> Any:
-    """Return the module that turns a library's bars off and on; None where they are off, or the user's own wish."""
-    if library not in _BARS:
-        return None
-    name, variable = _BARS[library]
-    import_module(f"{name}.logging")  # which sets its level when it is imported
-    module = import_module(name)
-    return None if module.are_progress_bars_disabled() or variable in os.environ else module
+        if _BARS_VARIABLE not in os.environ and not utils.are_progress_bars_disabled():
+            utils.disable_progress_bars()
+            undo.callback(utils.enable_progress_bars)
+    return undo
 
 
 @contextmanager
@@ -89,7 +69,6 @@ def asking_hub(what: str, remedy: str) -> Iterator[None]:
     # That of the HTTP library in use, which differs from version to version.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    import_module("huggingface_hub.utils.logging")  # which sets its level when it is imported
     with silenced("huggingface_hub"):
         try:
             yield
